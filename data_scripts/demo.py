@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from resmlp_mt.command_line import Parser, command
+from resmlp_mt.command_line import Parser, command, flags
 from resmlp_mt.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +36,9 @@ TRAINING = """
 @command
 def main() -> None:
     parser = Parser("", __doc__.splitlines()[0], prog="demo.py")
-    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for all results")
+    parser.add_argument(
+        *flags("output"), type=Path, default=Path("demo"), help="folder for all results"
+    )
     out: Path = parser.parse_args().output.resolve()
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()

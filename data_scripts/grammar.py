@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from data_scripts.english_german import complex_sentences, main_clauses
 from data_scripts.english_german.composer import Composer
-from resmlp_mt.command_line import POSITIVE, Parser, command, number
+from resmlp_mt.command_line import POSITIVE, Parser, command, flags, number
 from resmlp_mt.files import write_text
 
 MIN_WORDS, MAX_WORDS = 4, 16
@@ -118,7 +118,7 @@ def write_corpus(
 @command
 def main() -> None:
     parser = Parser("", "Write the English-German demo corpus.", prog="grammar.py")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the six files")
+    parser.add_argument(*flags("output"), type=Path, required=True, help="folder for the six files")
     parser.add_argument(
         "--pairs", type=POSITIVE, default=20_000, help="size of all splits together"
     )

@@ -8,7 +8,7 @@ from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from pathlib import Path
 
-from resmlp_mt.command_line import NOT_NEGATIVE, POSITIVE, Parser, command
+from resmlp_mt.command_line import NOT_NEGATIVE, POSITIVE, Parser, command, flags
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_outputs, expanded, writing
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         type=expanded,
         help="checkpoint files, or one folder together with one of the --num-* options",
     )
-    parser.add_argument("--output", required=True, type=expanded, help="file to write")
+    parser.add_argument(*flags("output"), required=True, type=expanded, help="file to write")
     which = parser.add_mutually_exclusive_group()
     for kind in KINDS:
         those = "" if kind == "best" else "last "

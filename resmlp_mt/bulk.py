@@ -50,8 +50,8 @@ class Options(BatchOptions, SearchOptions):
         None, "model", nargs="?", metavar="MODEL",
         help="exported folder (default: en-de, which comes with the package)",
     )  # fmt: skip
-    input: list[Path] = option(..., "-i", nargs="+", metavar="PATH", help="files or folders")
-    output: Path = option(..., "-o", metavar="DIR", help="folder that all machines see")
+    input: list[Path] = option(..., nargs="+", metavar="PATH", help="files or folders")
+    output: Path = option(..., metavar="DIR", help="folder that all machines see")
     column: str = option("text", metavar="NAME", help="what to translate of jsonl and parquet")
     shard_size: int = option(10_000, type=POSITIVE, help="lines of a part")
     address: str = option(

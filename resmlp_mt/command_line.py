@@ -87,7 +87,7 @@ class Parser(argparse.ArgumentParser):
                     group.add_argument(*others, **keywords)
                     continue
                 keywords |= {"dest": entry.name, "required": "default" not in keywords}
-                group.add_argument(flag(entry.name), *others, **keywords)
+                group.add_argument(*flags(entry.name), *others, **keywords)
 
     def check_packages(self) -> None:
         """Check that all needed packages are installed.
@@ -211,6 +211,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def flag(name: str) -> str:
     """The option for a field of a dataclass of options."""
     return "--" + name.replace("_", "-")
+
+
+SHORT = {"input": ("-i",), "output": ("-o", "--out")}
+"""More names of options that many commands have."""
+
+
+def flags(name: str) -> tuple[str, ...]:
+    """All names that an option has in every command."""
+    return (flag(name), *SHORT.get(name, ()))
 
 
 METAVARS: dict[type, str] = {int: "N", float: "X"}  # in --help, if nothing else is said

@@ -25,7 +25,7 @@ class Options:
     """What is exported."""
 
     checkpoint: Path = option(..., "checkpoint", metavar="CKPT", help="file from fairseq-train")
-    output: Path = option(..., "--out", metavar="DIR", help="folder to write")
+    output: Path = option(..., metavar="DIR", help="folder to write")
     format: str = option(
         "safetensors",
         choices=("safetensors", "onnx"),

@@ -50,7 +50,7 @@ class Options(BatchOptions, SearchOptions):
         None, "model", nargs="?", metavar="MODEL",
         help="exported folder or checkpoint (default: en-de, which comes with the package)",
     )  # fmt: skip
-    input: str = option("-", "-i", metavar="FILE", help="text, also .gz, - for standard input")
+    input: str = option("-", metavar="FILE", help="text, also .gz, - for standard input")
     data: Path | None = option(
         None, metavar="DIR", help="dictionaries of a checkpoint (default: the training's)"
     )
@@ -71,7 +71,7 @@ class Options(BatchOptions, SearchOptions):
     print_scores: bool = switch("also print scores, as with --nbest 2")
     output: Path | None = option(
         # opened by its name, standard output would be emptied first
-        None, "-o", type=lambda text: None if text in ("-", "/dev/stdout") else expanded(text),
+        None, type=lambda text: None if text in ("-", "/dev/stdout") else expanded(text),
         metavar="FILE",
         help="also .gz; default: -, standard output",
     )  # fmt: skip

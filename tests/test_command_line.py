@@ -100,8 +100,9 @@ for action in parser._actions:
         except argparse.ArgumentTypeError:
             continue
         raise AssertionError((action.option_strings, text))
-    if "--out" in action.option_strings:
-        assert action.option_strings[0] == "--output"
+    for name, *others in (["--output", "-o", "--out"], ["--input", "-i"]):
+        names = action.option_strings
+        assert names == [name, *others] or not {name, *others} & {*names}, names
 """
 
 
@@ -499,7 +500,7 @@ def test_options_of_others_are_answered(
         (
             bulk.parse_args,
             "--input a -- --outptu",
-            r"required: -o/--output$|required: --output/-o$",
+            r"required: --output/-o/--out$",
         ),
     ],
 )

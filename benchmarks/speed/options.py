@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.speed.lengths import SOURCE
-from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser
+from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, flags
 from resmlp_mt.machine import usable_cores
 
 GROUPS = ("training", "generation", "translate", "presets", "images", "length")
@@ -28,7 +28,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--repeats", type=POSITIVE, default=5, metavar="N", help="rounds of each row"
     )
     parser.add_argument(
-        "--output", "--out", type=Path, default=Path("."), metavar="DIR", help="folder for results"
+        *flags("output"), type=Path, default=Path("."), metavar="DIR", help="folder for results"
     )
     parser.add_argument(
         "--lengths-from",

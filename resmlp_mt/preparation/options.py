@@ -38,7 +38,7 @@ class CorpusOptions:
         ..., "corpus", type=_corpus, metavar="CORPUS",
         help=f"{', '.join(corpus.names())}; the path of a corpus file, NAME.yaml; or local",
     )  # fmt: skip
-    output: Path = option(..., "--out", metavar="DIR", help="folder for results")
+    output: Path = option(..., metavar="DIR", help="folder for results")
     from_dir: Path | None = option(
         None, metavar="DIR",
         help="local: the folder with train.SRC and train.TGT, valid.*, test*.*; "

@@ -41,7 +41,7 @@ class InputOptions:
     )
     generate_output: str | None = option(None, metavar="FILE", help="output of fairseq-generate")
     input: list[str] = option(
-        [], "-i", nargs="+", metavar="FILE", help="translations (default: standard input)"
+        [], nargs="+", metavar="FILE", help="translations (default: standard input)"
     )
     ref: list[str] | None = option(None, nargs="+", metavar="FILE", help="raw references")
     test_set: str | None = option(

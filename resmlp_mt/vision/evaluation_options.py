@@ -201,7 +201,7 @@ class PredictionOptions(Computation, Loading, ModelChoice):
 class ExportOptions(ModelChoice):
     """Output."""
 
-    output: Path = option(Path("model.onnx"), "-o", metavar="FILE", help="the ONNX graph to write")
+    output: Path = option(Path("model.onnx"), metavar="FILE", help="the ONNX graph to write")
     graph: Path | None = option(
         None, "graph", nargs="?", metavar="GRAPH.onnx", help="the same as --output"
     )

@@ -11,7 +11,7 @@ class Options:
     """What is drawn."""
 
     checkpoint: Path = option(..., "checkpoint", help=".pt, .pth or .safetensors")
-    output: Path = option(..., "--out", metavar="DIR", help="folder to write")
+    output: Path = option(..., metavar="DIR", help="folder to write")
     threshold: float = option(
         0.05,
         type=number(float, above=0, below=1),
