@@ -286,7 +286,7 @@ def number(
     bounds, in the 32 bits of a model's numbers too: 1e39 is infinite there, and 1e-50 zero.
     """
     if kind is int:
-        least, most = max(least, -(2**63)), min(most, 2**63)
+        least, most = max(least, -(2**63)), min(most, 2**63 - 1)
 
     def convert(text: str) -> float:
         value = kind(text)
@@ -297,8 +297,8 @@ def number(
             (value >= least, f"at least {least}"),
             (min(value, stored) > above, f"above {above}"),
             (value <= most, f"at most {most}"),
-            (max(value, stored) < below, f"below {below}"),
             (is_whole or math.isfinite(stored), "a finite number"),
+            (max(value, stored) < below, f"below {below}"),
         ):
             if not holds:
                 raise argparse.ArgumentTypeError(f"must be {bound}, but is {text}")

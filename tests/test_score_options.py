@@ -293,15 +293,17 @@ def test_a_missing_extra_is_named(
         ("en-xx", ("en", "xx")),
         ("en-uk", ("en", "uk")),
         ("EN-DE", ("EN", "DE")),
+        ("en-jpn_Jpan", ("en", "jpn_Jpan")),
+        ("en-ZH", ("en", "ZH")),
     ],
 )
 def test_pairs_are_split_as_they_are_meant(text: str, expected: tuple[str, str]) -> None:
     assert language_pair(text) == expected
 
 
-@pytest.mark.parametrize("text", ["zh-Hant", "zh-TW", "zh-cn", "pt-BR", "sr-latn", "es-419"])
+@pytest.mark.parametrize("text", ["zh-Hant", "zh-TW", "en-cn", "en-jp", "pt-BR", "es-419"])
 def test_one_language_is_no_pair(text: str) -> None:
-    with pytest.raises(ValueError, match="expected source and target"):
+    with pytest.raises(ValueError, match=f"one language, because {text[3:]} is a script or a"):
         language_pair(text)
 
 

@@ -668,7 +668,7 @@ def test_bad_images_stop_the_training_or_are_counted(
         ("--train-interpolation nonsense", "argument --train-interpolation: invalid choice"),
         ("--workers -3", "--workers/-j: must be at least 0, but is -3"),
         ("--seed -1", "--seed: must be at least 0, but is -1"),
-        (f"--seed {2**64}", f"--seed: must be at most {2**63}, but is {2**64}"),
+        (f"--seed {2**64}", f"--seed: must be at most {2**63 - 1}, but is {2**64}"),
         ("--crop-pct 0", "--crop-pct: must be above 0, but is 0"),
         ("--std 0 0 0", "--std: must be above 0, but is 0"),
         ("--torchcompile nonsense", "--torchcompile nonsense is not a backend of torch.compile"),

@@ -28,17 +28,13 @@ def language_pair(text: str) -> tuple[str, str]:
         ValueError: if it is not a pair, or can be read in two ways.
     """
     parts = text.split("-")
-    # zh-Hant, de-at and pt-BR are one language: the second part is a script, or a region
-    is_one = (
-        len(parts) == 2
-        and parts[1] != "xx"
-        and langcodes.tag_is_valid(text)
-        and (
-            not langcodes.tag_is_valid(parts[1]) or (parts[0].islower() and not parts[1].islower())
+    if len(parts) < 2 or not all(re.fullmatch(r"\w+", part) for part in parts):
+        raise ValueError("expected source and target, such as en-de")
+    if len(parts) == 2 and _is_one_language(*parts):
+        raise ValueError(
+            f"it is one language, because {parts[1]} is a script or a country: give source and "
+            "target, such as en-de, en-ja or en-zh_TW"
         )
-    )
-    if len(parts) < 2 or is_one or not all(re.fullmatch(r"\w+", part) for part in parts):
-        raise ValueError("expected source and target, such as en-de or en-zh_CN")
     splits = [("-".join(parts[:i]), "-".join(parts[i:])) for i in range(1, len(parts))]
     if len(splits) > 1:
         splits = [pair for pair in splits if all(map(langcodes.tag_is_valid, pair))]
@@ -51,6 +47,13 @@ def language_pair(text: str) -> tuple[str, str]:
             "underscore, such as en-zh_CN"
         )
     return splits[0]
+
+
+def _is_one_language(first: str, second: str) -> bool:
+    """Whether these are parts of a single code, such as zh-Hant, de-at and pt-BR, but not en-br."""
+    if "_" in first + second or second == "xx" or not langcodes.tag_is_valid(f"{first}-{second}"):
+        return False
+    return not langcodes.tag_is_valid(second) or (first.islower() and not second.islower())
 
 
 def _spelled(code: str) -> str:

@@ -7,18 +7,19 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from resmlp_mt.command_line import NOT_NEGATIVE, POSITIVE, Parser, flag, number, option, switch
+from resmlp_mt.command_line import POSITIVE, Parser, flag, number, option, switch
 from resmlp_mt.scoring.cleaning import SYMBOLS, Cleaning
 from resmlp_mt.scoring.measures import KINDS, TOKENIZED
 
 BUCKETS = "10,20,30,40,50,60"
 # sacreBLEU's numbers of samples
 SAMPLES = {"bs": 1000, "ar": 10000}
+LONGEST = 100  # n-grams; each size takes a pass over the text
 TOKENIZERS = (
     *("none", "zh", "13a", "intl", "char", "ja-mecab", "ko-mecab"),
     *("spm", "flores101", "flores200", "spBLEU-1K"),
 )
-SEVERAL = number(int, least=2)  # one sample has no interval
+SEVERAL = number(int, least=2, most=1_000_000)  # one sample has no interval
 
 
 def borders(text: str) -> list[int]:
@@ -117,10 +118,13 @@ class BleuOptions:
 class ChrfOptions:
     """chrF."""
 
-    chrf_char_order: int = option(6, "-cc", type=POSITIVE, help="longest n-grams of characters")
-    chrf_word_order: int = option(
-        0, "-cw", type=NOT_NEGATIVE, help="longest n-grams of words in chrf; chrf++ has 2"
+    chrf_char_order: int = option(
+        6, "-cc", type=number(int, least=1, most=LONGEST), help="longest n-grams of characters"
     )
+    chrf_word_order: int = option(
+        0, "-cw", type=number(int, least=0, most=LONGEST),
+        help="longest n-grams of words in chrf; chrf++ has 2",
+    )  # fmt: skip
     chrf_beta: int = option(2, type=POSITIVE, help="weight of recall")
     chrf_whitespace: bool = switch("count white space")
     chrf_lowercase: bool = switch("ignore case")

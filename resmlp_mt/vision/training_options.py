@@ -32,8 +32,6 @@ from resmlp_mt.vision.options import (
 )
 
 LR = 1e-3
-#: PyTorch adds the number of the epoch, and takes 64 bits
-SEED = number(int, least=0, most=2**63)
 SCHEDULES = (
     "none", "constant", "cosine", "multistep", "plateau", "poly", "rsqrt", "step", "tanh", "wsd",
 )  # fmt: skip
@@ -273,7 +271,7 @@ class RunOptions:
         0, type=NOT_NEGATIVE,
         help="also save last.pth after this many updates; 0: only after epochs",
     )  # fmt: skip
-    seed: int = option(42, type=SEED, help="seed of weights, order and augmentation")
+    seed: int = option(42, type=NOT_NEGATIVE, help="seed of weights, order and augmentation")
     device: str | None = option(None, help="default: cuda if there is one, else cpu")
     amp: bool = option(False, help="mixed precision")
     amp_dtype: str = option("bfloat16", choices=["bfloat16", "float16"], help="its type")
