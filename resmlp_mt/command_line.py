@@ -352,8 +352,11 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
             except OSError as error:
                 if error.filename is not None:
                     raise UserError(f"{error.filename} cannot be used: {reason(error)}.") from error
-                if error.errno == errno.ENOENT:  # of os.getcwd
-                    raise UserError("the current folder was removed: change to another.") from error
+                if error.errno == errno.ENOENT:  # of os.getcwd, or of tempfile
+                    check_current_folder()
+                    if "temporary directory" in reason(error):
+                        remedy = "set TMPDIR to a folder that can be written"
+                        raise UserError(f"{reason(error)}: {remedy}.") from error
                 if error.errno in UNWRITABLE:
                     if reader_is_gone(2):  # the results are not at fault
                         _flush()

@@ -12,6 +12,7 @@ import re
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from resmlp_mt.serving.connections import Server, protocol
     from resmlp_mt.serving.workers import Worker
 
+    tempfile.gettempdir()  # detecting a language needs one: not only when it is first asked for
     models = [located(model) for model in args.models] or [located()]
     listener = bind(args.host, args.port)
     workers = [Worker(models, args) for _ in range(args.workers)]

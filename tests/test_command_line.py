@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import tomllib
 import venv
@@ -389,6 +390,17 @@ def test_a_folder_that_was_removed_is_told(tmp_path: Path) -> None:
         command(Parser("resmlp_mt.score", "").parse_args)([])  # before anything is loaded
     with pytest.raises(UserError, match="folder was removed"):
         pretrained.located()
+
+
+def test_a_machine_without_temporary_folders_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    with pytest.raises(UserError, match=r"^No usable temporary .*: set TMPDIR to a folder"):
+        command(tempfile.gettempdir)()
+    with pytest.raises(UserError, match="set TMPDIR"):
+        serve.main(["no model"])
 
 
 def test_a_full_disk_elsewhere_is_not_blamed_on_standard_output() -> None:

@@ -177,9 +177,9 @@ def test_the_documented_loop_is_greedy_search(
 
 @pytest.mark.parametrize("use_shortlist", [False, True], ids=["all words", "shortlist"])
 def test_nothing_but_numpy_sentencepiece_and_onnxruntime_is_needed(
-    folders: tuple[Path, Path], use_shortlist: bool
+    folders: tuple[Path, Path], use_shortlist: bool, tmp_path: Path
 ) -> None:
-    """Only a shortlist that is used needs safetensors."""
+    """Only a shortlist that is used needs safetensors. Nothing is left in the home."""
     options = ["--beam", "3", "--print-scores"]
     absent, more = ["torch", "fairseq", "sacrebleu"], {"safetensors"}
     if use_shortlist:
@@ -205,8 +205,10 @@ def test_nothing_but_numpy_sentencepiece_and_onnxruntime_is_needed(
             cwd=ROOT,
             capture_output=True,
             text=True,
+            env=os.environ | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
         )
         assert done.returncode == 0, done.stderr
+        assert not os.listdir(tmp_path)
         outputs.append([line.split("\t") for line in done.stdout.splitlines()])
     for ours, expected in zip(*outputs, strict=True):
         assert (ours[0], ours[2]) == (expected[0], expected[2])

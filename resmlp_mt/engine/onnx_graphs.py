@@ -8,6 +8,9 @@ from typing import Any
 
 from resmlp_mt.errors import UserError, reason, refused
 
+# Read when the runtime is imported: it would send events to its makers, and write into the home.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 
 class Graphs:
     """The open graphs of a folder, by the names of their files.
