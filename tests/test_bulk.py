@@ -328,17 +328,25 @@ def test_another_file_may_be_translated_into_the_same_folder(tmp_path: Path, mod
     assert [json.loads(line)["file"] for line in lines[1:]] == ["a.en"] * 2
 
 
+NO_ROOM = ConnectionError("no room")
+
+
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "error", "told"),
     [
-        ("local", r"^Ray cannot be started on this machine \(no room\)\.$"),
-        ("auto", r"^--address auto has no cluster of Ray \(no room\)\.$"),
+        ("local", NO_ROOM, r"^Ray cannot be started on this machine \(no room\)\.$"),
+        ("auto", NO_ROOM, r"^--address auto has no cluster of Ray \(no room\)\.$"),
+        (
+            "local",
+            OSError(30, "Read-only", "/home"),
+            r"TMPDIR .* cannot use /home \(Read-only\)\.$",
+        ),
     ],
 )
 def test_a_missing_cluster_is_told(
-    monkeypatch: pytest.MonkeyPatch, address: str, told: str
+    monkeypatch: pytest.MonkeyPatch, address: str, error: OSError, told: str
 ) -> None:
-    monkeypatch.setattr(ray_data.ray, "init", Mock(side_effect=ConnectionError("no room")))
+    monkeypatch.setattr(ray_data.ray, "init", Mock(side_effect=error))
     with pytest.raises(UserError, match=told):
         ray_data._start(address, None)
 

@@ -144,9 +144,11 @@ def _start(address: str, processors: int | None) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, logging_level="error", **own)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         wrong = f"--address {address} has no cluster of Ray"
         wrong = "Ray cannot be started on this machine" if address == "local" else wrong
+        if name := getattr(error, "filename", None):
+            wrong = f"Ray needs a HOME and a TMPDIR that can be written, and cannot use {name}"
         raise UserError(f"{wrong} ({reason(error)}).") from error
     finally:
         if threading.current_thread() is threading.main_thread():
