@@ -46,7 +46,8 @@ def test_a_number_below_the_least_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("--clip-norm nan", "^--clip-norm must be a number, but is nan"),
+        ("--clip-norm nan", "^--clip-norm must be a finite number, but is nan"),
+        ("--stop-time-hours inf", "^--stop-time-hours must be a finite number, but is inf"),
         ("--lr=", "^--lr must be a number, but is empty"),
         ("--update-freq=", "^--update-freq must be a number, but is empty"),
         ("--disable-validation --patience 1", "^--patience needs the scores of validations: drop"),

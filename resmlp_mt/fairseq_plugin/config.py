@@ -13,7 +13,8 @@ from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
-from resmlp_mt.command_line import flag
+from resmlp_mt.command_line import FINITE, flag
+from resmlp_mt.engine.inputs import check_number
 from resmlp_mt.errors import UserError
 from resmlp_mt.mixing import VARIANTS, MixingConfig
 from resmlp_mt.model.config import ModelConfig
@@ -206,8 +207,7 @@ def validate(cfg: ResMLPConfig, *, joined_dictionary: bool) -> None:
         value, least = getattr(cfg, name), int(name == "alignment_heads")
         if value is not None and not least <= value <= most:
             raise UserError(f"{flag(name)} must be from {least} to {most}, but is {value}.")
-    if not math.isfinite(cfg.layer_scale_init):
-        raise UserError(f"--layer-scale-init must be a number, but is {cfg.layer_scale_init}.")
+    check_number("--layer-scale-init", cfg.layer_scale_init, FINITE)
     if cfg.decoder_embed_dim % cfg.decoder_attention_heads != 0:
         raise UserError(
             f"--decoder-attention-heads must divide --decoder-embed-dim, "

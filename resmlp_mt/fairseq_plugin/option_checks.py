@@ -7,6 +7,7 @@ the trainer is made. All are wrapped here alone, and call what other modules che
 
 import argparse
 import inspect
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -250,9 +251,12 @@ def check(values: Mapping[str, Any]) -> None:
             if isinstance(number, int | float) and number < least:
                 raise UserError(f"{flag(name)} must be at least {least}, but is {value}.")
     for name, given in values.items():
-        numbers = given if isinstance(given, list) else [given]
-        if any(number != number for number in numbers) or (given == [] and name in LEAST):
-            raise UserError(f"{flag(name)} must be a number, but is {'nan' if given else 'empty'}.")
+        if given == [] and name in LEAST:
+            raise UserError(f"{flag(name)} must be a number, but is empty.")
+        for number in given if isinstance(given, list) else [given]:
+            is_infinite = isinstance(number, float) and math.isinf(number) and name != "clip_norm"
+            if number != number or is_infinite:
+                raise UserError(f"{flag(name)} must be a finite number, but is {number}.")
     if (values.get("seed") or 0) > MOST_SEED:
         raise UserError(f"--seed must be at most {MOST_SEED}, but is {values['seed']}.")
     if values.get("store_ema") and not 0 <= values["ema_decay"] < 1:
