@@ -320,6 +320,13 @@ def test_what_a_command_never_reads_is_refused_for_a_resmlp(
         ignored_options.check_checkpoint({"cfg": {"model": {"_name": "resmlp_mt_tiny"}}})
 
 
+def test_a_model_that_translates_is_no_language_model() -> None:
+    options.parse_args_and_arch(options.get_eval_lm_parser(), ["data", "--path", "x"])
+    ignored_options.check_checkpoint({"cfg": {"model": {"_name": "transformer_lm"}}})
+    with pytest.raises(UserError, match=r"^fairseq-eval-lm is for language models, but this one t"):
+        ignored_options.check_checkpoint({"cfg": {"model": {"_name": "resmlp_mt_tiny"}}})
+
+
 def test_bfloat16_trains_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """fairseq would look for a TPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -165,8 +165,9 @@ def _mistake(error: BaseException) -> str | None:
             return f"{told} is there already: remove it, or give another --destdir."
         if isinstance(error, FileNotFoundError) and os.path.isabs(told or ""):  # of --user-dir
             return f"{told} does not exist."
-        # a library's own: fairseq's of a missing file, or that of a model that cannot be fetched
-        return f"{one_line(told).rstrip('.')}." if told else None
+        # fairseq's own, or a library's of what it cannot fetch
+        is_known = told is not None and ("not found" in told or "://" in told)
+        return f"{one_line(str(told)).rstrip('.')}." if is_known else None
     if type(error) is LookupError and (
         lacking := re.search(r"nltk\.download\('(\w+)'\)", told or "")
     ):

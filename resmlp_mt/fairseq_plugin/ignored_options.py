@@ -114,7 +114,7 @@ The hub takes ``generation`` from the checkpoint.
 WITH_ALIGNMENT = "label_smoothed_cross_entropy_with_alignment"
 
 _unread: list[str] = []
-"""Sentences for the options of this process that its command does not read."""
+"""Sentences for the options of this process that its command does not read, or for the command."""
 
 
 def is_resmlp(arch: str | None) -> bool:
@@ -182,6 +182,11 @@ def check_line(
             else:
                 continue
             _unread.append(f"{flag(name)} has no effect in {command}: {advice}.")
+    elif hasattr(found, "context_window"):
+        _unread.append(
+            "fairseq-eval-lm is for language models, but this one translates: give "
+            "fairseq-validate, or fairseq-generate --score-reference."
+        )
     ours = is_resmlp(getattr(found, "arch", None))
     if ours and found.suppress_crashes:
         raise UserError("--suppress-crashes is for fairseq-hydra-train: drop it.")
