@@ -214,7 +214,9 @@ def test_every_nth_pair_is_held_out_and_removed(tmp_path: Path) -> None:
     assert facts["steps"][1] == {"step": "validation", "kept": 8, "dropped": 2}  # type: ignore[index]
 
 
-def test_held_out_sets_are_normalised_but_never_filtered(tmp_path: Path) -> None:
+def test_held_out_sets_are_normalised_but_never_filtered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pairs = [("a\xa0 b", "c"), ("", "d"), ("a\xa0 b", "c"), ("x " * 50, "y\rz"), ("e", "\0f\0\0g")]
     files = write(tmp_path, pairs)
     raw = tmp_path / "raw.en", tmp_path / "raw.de"
@@ -223,6 +225,7 @@ def test_held_out_sets_are_normalised_but_never_filtered(tmp_path: Path) -> None
     count, seen = clean.clean_held_out(items, raw, text, clean.Cleaner(OPTIONS))
     assert count == 5
     assert seen >= {"a b", "c", "d", "y z", "fg"}
+    assert "warning: 1 of the 5 pairs of " in capsys.readouterr().err
     assert raw[0].read_text().split("\n")[:3] == ["a\xa0 b", "", "a\xa0 b"]
     assert raw[1].read_bytes() == b"c\nd\nc\ny z\nfg\n"
     assert read_lines(str(raw[1]))[-1] == "fg"  # `score` refuses NUL bytes

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import dedup
+from resmlp_mt.preparation.corpus import warn
 from resmlp_mt.preparation.formats import TextFiles, blocks, decode_lines
 from resmlp_mt.preparation.options import CleaningOptions
 from resmlp_mt.preparation.parallel import mapped
@@ -351,20 +352,25 @@ def clean_held_out(
     scores, and `outputs` gets the text normalised as for training. Returns the number of pairs and
     the normalised sentences.
     """
-    count = 0
+    count = empty = 0
     sentences: set[str] = set()
     with ExitStack() as stack:
         raw_files = [stack.enter_context(atomic_write(path)) for path in raw]
         files = [stack.enter_context(atomic_write(path)) for path in outputs]
         for chunk in items:
             paths = (chunk.files.source, chunk.files.target)
+            blank = np.zeros(chunk.pairs, dtype=np.bool_)
             for side, text in enumerate((chunk.source, chunk.target)):
                 lines = decode_lines(text, paths[side], chunk.first)
                 raw_files[side].write(_joined([line.translate(_UNREADABLE) for line in lines]))
                 normalized = cleaner.normalize(side, lines)
+                blank |= [not line for line in normalized]
                 sentences.update(normalized)
                 files[side].write(_joined(cleaner.tokenize(side, normalized)))
             count += chunk.pairs
+            empty += int(blank.sum())
+    if empty:
+        warn(f"{empty} of the {count} pairs of {paths[0]} and {paths[1]} have an empty side")
     return count, sentences
 
 
