@@ -116,9 +116,14 @@ class Parser(argparse.ArgumentParser):
             )
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
-        """The options that a text may abbreviate. Refused options count only if no others match."""
+        """The options that a text may abbreviate.
+
+        Refused options count only if no others match, and the text has four letters: --k is not
+        --keep-init.
+        """
         found = super()._get_option_tuples(option_string)
-        return [each for each in found if not isinstance(each[0], _Refused)] or found
+        own = [each for each in found if not isinstance(each[0], _Refused)]
+        return own or (found if len(option_string.partition("=")[0]) > 5 else [])
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None

@@ -110,6 +110,8 @@ def _is_safetensors(path: Path) -> bool:
 
 def _other(path: Path) -> str | None:
     """What a file is that holds no tensors: people download pages, and pack files."""
+    if path.suffix.lower() == ".onnx":
+        return "it is a graph of ONNX"
     with path.open("rb") as file:
         head = file.read(512)
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):

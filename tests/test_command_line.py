@@ -575,8 +575,15 @@ def test_options_may_have_underscores(capsys: pytest.CaptureFixture[str]) -> Non
     assert "--num-beams is an option of another program: use --beam" in capsys.readouterr().err
 
 
-def test_options_of_others_leave_abbreviations_alone() -> None:
+def test_options_of_others_leave_abbreviations_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert translate.parse_args(["--print"]).print_scores  # although --print-alignment is refused
+    for word, told in (
+        ("--j", "unrecognized arguments: --j"),
+        ("--json", "--json is an option of"),
+    ):
+        with pytest.raises(SystemExit):
+            translate.parse_args([word])
+        assert told in capsys.readouterr().err
 
 
 def test_the_lock_has_the_packages_of_every_extra() -> None:

@@ -327,6 +327,7 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
     (folder / "text.pth").write_text("weights")
     torch.save({"fc.weight": torch.ones(2)}, folder / "other.pth")
     (folder / "page.pth").write_text("\n<!DOCTYPE html><html>404")
+    (folder / "graph.onnx").write_bytes(b"\x08\x0a")
     (folder / "packed.pth.gz").write_bytes(gzip.compress((folder / "other.pth").read_bytes()))
     (folder / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d\n")
     torch.save([1, 2], folder / "list.pth")
@@ -341,6 +342,7 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "cut.safetensors": "it is damaged or not a safetensors file",
         "text.pth": "it is damaged or not a PyTorch file",
         "page.pth": "because it is a web page, such as an error of its server: expected tensors",
+        "graph.onnx": "because it is a graph of ONNX: expected tensors",
         "packed.pth.gz": r"because it is packed \(unpack it\): expected tensors",
         "lfs.pth": "is a pointer of Git LFS: get the file itself with git lfs pull",
         "list.pth": "holds a list: expected a dictionary",
