@@ -57,7 +57,11 @@ def _in_order(pool: ProcessPoolExecutor, most: int, items: Iterable[Any]) -> Ite
 def _submit(
     pool: ProcessPoolExecutor, function: Callable[..., Result], *args: Any
 ) -> Future[Result]:
-    """Submits a call. A process that it starts is told of no Ctrl-C before it ignores it."""
+    """Submits a call. A process that it starts is told of no Ctrl-C before it ignores it.
+
+    Nor may the main process stop before it has given all that a process needs to start. No other
+    thread may take signals, so `pipeline` has tqdm start none.
+    """
     with signals.held():
         return pool.submit(function, *args)
 

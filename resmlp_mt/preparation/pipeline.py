@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import binarize, clean, corpus, manifest, sources, subwords
 from resmlp_mt.preparation.corpus import Part
@@ -71,6 +73,7 @@ class Preparation:
 
     def run(self) -> str:
         """Everything from the download to the manifest; returns a summary of it for the user."""
+        tqdm.monitor_interval = 0  # its thread would take Ctrl-C while a process is started
         self.steps.clear_partial()
         inputs = sources.gather(self.corpus, self.out, self.args.from_dir, self.steps)
         if self.args.corpus == "local" or self.args.corpus.endswith(".yaml"):
