@@ -875,13 +875,15 @@ def script(*arguments: object, **options_: Any) -> subprocess.CompletedProcess[s
 
 
 STOP = """
-import os, signal, sys
+import os, signal, sys, threading
 from resmlp_mt import files, prepare
 stop_at, number = int(sys.argv[1]), getattr(signal, sys.argv[2])
 calls, replace = 0, os.replace
 def stopping(*paths):
     global calls
     calls += 1
+    # a monitor of tqdm would take a signal while a process is started, which then tells of it
+    assert all(type(thread).__name__ != "TMonitor" for thread in threading.enumerate())
     if calls == stop_at:
         os.kill(os.getpid(), number)
     replace(*paths)
