@@ -875,7 +875,7 @@ def script(*arguments: object, **options_: Any) -> subprocess.CompletedProcess[s
 
 
 STOP = """
-import os, signal, sys, threading
+import os, signal, sys, tqdm
 from resmlp_mt import files, prepare
 stop_at, number = int(sys.argv[1]), getattr(signal, sys.argv[2])
 calls, replace = 0, os.replace
@@ -883,7 +883,7 @@ def stopping(*paths):
     global calls
     calls += 1
     # a monitor of tqdm would take a signal while a process is started, which then tells of it
-    assert all(type(thread).__name__ != "TMonitor" for thread in threading.enumerate())
+    assert tqdm.tqdm.monitor_interval == 0
     if calls == stop_at:
         os.kill(os.getpid(), number)
     replace(*paths)
