@@ -147,6 +147,7 @@ def page(result: Json) -> str:
         "Written by `benchmarks/length_text.py`. The checkpoint with the lowest validation loss is "
         "measured.",
         "![perplexity by source length](length_text.png)",
+        "Dashed: with joined pairs. Lines that leave the picture go on in the tables.",
     ]
     for name, group in result["sets"].items():
         distances = [f"{low}-{high - 1}" for low, high in pairwise(DISTANCES)]
@@ -208,22 +209,38 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def plot(result: Json, path: Path) -> None:
-    """Perplexity against source length, for each table."""
-    names = names_of(result["config"])
+    """Perplexity against source length, for each table.
+
+    Dashed: the same model with joined pairs. The picture ends at a few times the highest perplexity
+    of the baseline: a line that leaves it has its numbers in the table.
+    """
+    config = result["config"]
+    names, models = names_of(config), config["models"]
     tables = [
         (f"{name}, {after(group, entry)}", entry)
         for name, group in result["sets"].items()
         for entry in group["tables"]
     ]
     figure, grid = plt.subplots(
-        1, len(tables), figsize=(6 * len(tables), 4), squeeze=False, layout="constrained"
+        1, len(tables), figsize=(6 * len(tables), 5), squeeze=False, layout="constrained"
     )
+    colours = {model: f"C{number}" for number, model in enumerate(models)}
     for ax, (title, entry) in zip(grid[0], tables, strict=True):
         for row in entry["rows"]:
-            ax.plot(LABELS, row["perplexity"], "o-", label=names[row["model"]].replace("`", ""))
+            declared = models[row["model"]]
+            is_joined = "concatenate" in declared
+            like = declared.get("baseline", config["baseline"]) if is_joined else row["model"]
+            label = names[row["model"]].replace("`", "")
+            style = {"color": colours[like], "linestyle": "--" if is_joined else "-"}
+            ax.plot(LABELS, row["perplexity"], marker="o", label=label, **style)
+        found = {row["model"]: [p for p in row["perplexity"] if p] for row in entry["rows"]}
+        highest = max(map(max, found.values()))
+        most = 3 * max(found.get(config["baseline"], [highest]))
+        lowest = min(map(min, found.values()))
         ax.set(title=title, xlabel="source tokens", ylabel="perplexity of references", yscale="log")
+        ax.set_ylim(0.8 * lowest, min(1.2 * highest, most))
         ax.grid(alpha=0.3, which="both")
-        ax.legend(frameon=False)
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
 

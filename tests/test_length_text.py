@@ -86,6 +86,7 @@ def test_a_training_with_other_options_gets_no_row(
         ("transformer", [300], 2.0),
         ("faithful", [300], 2.0),
         ("no_gate", [300], 2.0),
+        *((f"{model}_joined", [300], 2.0) for model in ("plus", "transformer", "faithful")),
     ]
     assert [row["updates"] for row in equal["rows"]] == [[300]] * 4
     assert list(found["weights"]) == ["plus", "transformer", "faithful", "no_gate"]
