@@ -14,6 +14,7 @@ import inspect
 import io
 import math
 import os
+import re
 import shlex
 import signal
 import sys
@@ -56,6 +57,8 @@ class Parser(argparse.ArgumentParser):
         options = {"prog": program, "formatter_class": DefaultsFormatter, **options}
         super().__init__(description=description, epilog=self.missing or None, **options)
         self.options: list[str] = []  # the command line, up to --
+        # a value, as in --unkpen -1e-3: argparse takes all but plain numbers for options
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
         self.add_argument(
             "--version", action="version", version=f"resmlp_mt {resmlp_mt.__version__}"
         )
@@ -287,8 +290,8 @@ def number(
 ) -> Callable[[str], Any]:
     """The type of an option that is a number within these bounds.
 
-    A whole number has at most 64 bits. Another number has to be finite, and above or below the
-    bounds, in the 32 bits of a model's numbers too: 1e39 is infinite there, and 1e-50 zero.
+    A whole number has at most 64 bits. Another number has to be finite in the 32 bits of a model's
+    numbers too: 1e39 is infinite there.
     """
     if kind is int:
         least, most = max(least, -(2**63)), min(most, 2**63 - 1)
@@ -296,14 +299,13 @@ def number(
     def convert(text: str) -> float:
         value = kind(text)
         is_whole = isinstance(value, int)  # which may be too large for a float
-        stored = value if is_whole else array.array("f", [value])[0]
         for holds, bound in (
             (is_whole or math.isfinite(value), "a finite number"),
             (value >= least, f"at least {least}"),
-            (min(value, stored) > above, f"above {above}"),
+            (value > above, f"above {above}"),
             (value <= most, f"at most {most}"),
-            (is_whole or math.isfinite(stored), "a finite number"),
-            (max(value, stored) < below, f"below {below}"),
+            (value < below, f"below {below}"),
+            (is_whole or math.isfinite(array.array("f", [value])[0]), "a finite number"),
         ):
             if not holds:
                 raise argparse.ArgumentTypeError(f"must be {bound}, but is {text}")

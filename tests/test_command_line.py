@@ -565,6 +565,11 @@ def test_the_home_is_found_where_shells_leave_its_sign(
         assert stream.read() == b"one\n"
 
 
+@pytest.mark.parametrize("text", ["-1e-3", "-2.5E+1", "-.5", "-3.", "-1"])
+def test_negative_numbers_are_values(text: str) -> None:
+    assert translate.parse_args(["--unkpen", text]).unkpen == float(text)
+
+
 def test_options_may_have_underscores(capsys: pytest.CaptureFixture[str]) -> None:
     assert translate.parse_args(["--batch_size=7", "--max_len_b", "9"]).max_len_b == 9
     assert translate.parse_args(["-ia_file", "--"]).input == "a_file"

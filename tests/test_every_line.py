@@ -134,8 +134,10 @@ def test_huge_numbers_of_the_search_are_bounded_or_refused() -> None:
     for lenpen in (1e9, -1e9, 10.1):
         with pytest.raises(UserError, match=r"--lenpen must be at (least -10|most 10)"):
             SearchOptions(lenpen=lenpen)
-    assert SearchOptions(max_len_a=1e308).max_len(1000, 50) == 49
-    assert SearchOptions(max_len_b=10**400).max_len(3, 50) == 49
+    assert SearchOptions(max_len_a=1e38).max_len(1000, 50) == 49
+    assert SearchOptions(max_len_b=10**18).max_len(3, 50) == 49
+    with pytest.raises(UserError, match=f"--max-len-b must be at most {2**63 - 1}"):
+        SearchOptions(max_len_b=10**400)
     assert SearchOptions(max_len_a=0.5, max_len_b=2).max_len(7, 50) == 5
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,9 @@ def test_greedy_search_chooses_the_same_words_with_scores_and_without(
         for wanted in (True, False)
     )
     assert [[h.tokens for h in hs] for hs in scored] == [[h.tokens for h in hs] for hs in unscored]
+    with warnings.catch_warnings(action="error"):  # numpy's, of infinities that are no mistake
+        for options in (SearchOptions(b, unkpen=-3e38, min_len=8) for b in (1, 8)):
+            onnx_search.beam_search(loaded[1].model, batch, options)
 
 
 def test_the_best_of_a_large_vocabulary_are_found_through_chunks() -> None:

@@ -86,6 +86,8 @@ class _Beams:
             self.forbidden = self.forbidden[rows]
 
 
+# infinity - infinity: such a sentence has no translation; a small temperature makes infinities
+@np.errstate(invalid="ignore", over="ignore")
 def beam_search(
     model: OnnxModel,
     source: list[list[int]],
@@ -235,12 +237,10 @@ def _scores(
 
 def _to_log_probabilities(logits: Floats, options: SearchOptions) -> None:
     """Turn scores into log-probabilities, in place."""
-    # infinity - infinity: such a sentence has no translation; a small temperature makes infinities
-    with np.errstate(invalid="ignore", over="ignore"):
-        logits -= logits.max(axis=2, keepdims=True)
-        if options.temperature != 1.0:
-            logits /= max(options.temperature, TINY)
-        logits -= np.log(np.exp(logits).sum(axis=2, keepdims=True))
+    logits -= logits.max(axis=2, keepdims=True)
+    if options.temperature != 1.0:
+        logits /= max(options.temperature, TINY)
+    logits -= np.log(np.exp(logits).sum(axis=2, keepdims=True))
 
 
 def _best(logits: Floats, scores: Floats, count: int) -> tuple[Floats, Indices, Indices]:
