@@ -397,8 +397,8 @@ def test_models_of_timm_get_the_images_that_they_are_for(folder: Path, tmp_path:
         assert trainer.description["data_config"] == expected
         pixels, _, _ = next(iter(trainer.validation))
         assert pixels.shape[1:] == expected["input_size"]
-        mean = trainer.normalize.keywords["mean"].flatten().tolist()
-        assert mean == pytest.approx([255 * value for value in expected["mean"]])
+        mean = torch.tensor(expected["mean"]).mul(255).view(1, -1, 1, 1)
+        torch.testing.assert_close(trainer.normalize(mean.clone()), torch.zeros_like(mean))
     ours = trainer_of(folder, tmp_path).description["data_config"]
     assert ours == timm.data.resolve_data_config(
         {"input_size": (3, 8, 8), "crop_pct": 0.9, "interpolation": "bicubic"}
@@ -588,9 +588,8 @@ def test_images_are_prepared_as_for_the_weights(
         assert trainer.description["config"].items() >= (own | {
             "mean": [0.1, 0.2, 0.3], "std": [0.9, 0.8, 0.7],
         }).items()  # fmt: skip
-        assert trainer.normalize.keywords["mean"].flatten().tolist() == pytest.approx(
-            [25.5, 51, 76.5]
-        )
+        mean = torch.tensor([25.5, 51, 76.5]).view(1, -1, 1, 1)
+        torch.testing.assert_close(trainer.normalize(mean.clone()), torch.zeros_like(mean))
         assert "images are prepared as for the weights: " in caplog.text
         trainer = trainer_of(folder, tmp_path / "b", *words, "--crop-pct", 1, "--mean", 0, 0, 0)
         changed = own | {"crop_pct": 1, "mean": (0, 0, 0)}

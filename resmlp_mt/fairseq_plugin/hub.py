@@ -18,7 +18,7 @@ from fairseq import file_utils, hub_utils
 from omegaconf import DictConfig
 
 from resmlp_mt.command_line import did_you_mean
-from resmlp_mt.errors import UserError, reason, refused
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.fairseq_plugin.evaluated_options import check_search
 from resmlp_mt.fairseq_plugin.stored_options import is_known, is_ours, registry
 from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
@@ -93,31 +93,25 @@ def _generate(
     return original(self, tokenized_sentences, *args, **kwargs)
 
 
+class _UnfetchedError(UserError, RuntimeError):
+    """As fairseq's own, after which it looks at what it has fetched before."""
+
+
 @remedy(file_utils, "request_wrap_timeout")
 def _request_wrap_timeout(original: Original, func: Any, url: str) -> Any:
-    """Answer as for a server that does not, after which fairseq looks at what it has fetched.
-
-    It would keep the page of an error as the file, and end in a traceback without a network.
-    """
+    """Refuse the page of an error, which fairseq would keep as the file."""
     try:
         answer = original(func, url)
         answer.raise_for_status()
-    except OSError as error:  # of requests, which is loaded only where it is needed
+    except (OSError, RuntimeError) as error:  # of requests, and fairseq's after a timeout
         first: BaseException = error
         while first.__context__ is not None:  # the system's
             first = first.__context__
-        raise RuntimeError(reason(first)) from error
+        options = " (--gpt2-encoder-json and --gpt2-vocab-bpe)" if "/gpt2_bpe/" in url else ""
+        raise _UnfetchedError(
+            f"{url} cannot be fetched: {reason(first)}; give a local file{options}."
+        ) from error
     return answer
-
-
-@remedy(file_utils, "get_from_cache")
-def _get_from_cache(original: Original, url: str, *args: Any, **kwargs: Any) -> Any:
-    options = " (--gpt2-encoder-json and --gpt2-vocab-bpe)" if "/gpt2_bpe/" in url else ""
-    with refused(
-        lambda error: f"{url} cannot be fetched: {reason(error)}; give a local file{options}.",
-        RuntimeError,
-    ):
-        return original(url, *args, **kwargs)
 
 
 @remedy(file_utils, "load_archive_file")

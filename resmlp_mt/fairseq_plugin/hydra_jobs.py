@@ -58,10 +58,11 @@ def check_recipe(groups: dict[str, Any], path: str, own: dict[str, Any], words: 
     Raises:
         SystemExit: if fairseq's defaults replaced a file.
     """
+    before = takewhile(lambda entry: entry != "_self_", own.get("defaults") or ())
     lost = [
-        entry
-        for entry in takewhile(lambda entry: entry != "_self_", own.get("defaults") or ())
-        if isinstance(entry, str) or any(entry[key] and "hydra/" not in key for key in entry)
+        each
+        for each in before
+        if isinstance(each, str) or any(each[key] and "hydra/" not in key for key in each)
     ]
     if lost:
         raise SystemExit(
@@ -69,13 +70,12 @@ def check_recipe(groups: dict[str, Any], path: str, own: dict[str, Any], words: 
             f"defaults with _self_, and write what changes {lost[0]} into a file that follows it."
         )
     changed = [word.partition("=")[0].lstrip("+~") for word in words]
-    for section in own.keys() - {"defaults", "hydra"}:
-        there = groups.get(section)
-        if not (isinstance(own[section], dict) and isinstance(there, dict)):
-            continue
-        for name, value in own[section].items():
+    for section, values in own.items():
+        there: Any = groups.get(section)
+        is_section = section != "hydra" and isinstance(values, dict) and isinstance(there, dict)
+        for name, value in values.items() if is_section else ():
             key, found = f"{section}.{name}", there.get(name)
-            is_same = found == value or str(found) == str(value)
+            is_same = value in (found, "???") or str(found) == str(value)
             if not is_same and not any(f"{key}.".startswith(f"{word}.") for word in changed):
                 logger.warning(
                     "%s: %s: %s has no effect, because a file after _self_ in defaults gives %s: "

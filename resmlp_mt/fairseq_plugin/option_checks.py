@@ -68,9 +68,6 @@ LEAST = {
 }
 """The least values of numbers that fairseq divides by, or that make it do nothing."""
 
-UNRECOGNIZED = "unrecognized arguments: "
-"""The beginning of argparse's message."""
-
 MOST_SEED = 2**31 - 1
 """numpy takes twice as many, but fairseq adds numbers of epochs and processes to it."""
 
@@ -127,13 +124,12 @@ def _parse_args_and_arch(
 def _error(parser: argparse.ArgumentParser, words: Sequence[str], message: str) -> NoReturn:
     """End with status 2, and say what was meant by words that fairseq does not know."""
     known = parser._option_string_actions
-    if message.startswith(UNRECOGNIZED):
-        unknown = message.removeprefix(UNRECOGNIZED).split()
-        for before, word in pairwise(words):
-            if word in unknown and word.lower() in ("true", "false") and before in known:
-                message += f"; {before} takes no value, and means {known[before].const}"
-        options = (word for word in unknown if word.startswith("--"))
-        message += next(filter(None, (did_you_mean(word, known) for word in options)), "")
+    unknown = message.partition("unrecognized arguments: ")[2].split()
+    for before, word in pairwise(words):
+        if word in unknown and word.lower() in ("true", "false") and before in known:
+            message += f"; {before} takes no value, and means {known[before].const}"
+    options = (did_you_mean(word, known) for word in unknown if word.startswith("--"))
+    message += next(filter(None, options), "")
     argparse.ArgumentParser.error(parser, message)
 
 

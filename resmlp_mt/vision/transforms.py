@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -116,8 +115,4 @@ def create_normalization(
         torch.tensor([255 * value for value in data_config[name]], device=device).view(-1, 1, 1)
         for name in ("mean", "std")
     )
-    return partial(_normalize, mean=mean, std=std)
-
-
-def _normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    return images.sub_(mean).div_(std)
+    return lambda images: images.sub_(mean).div_(std)
