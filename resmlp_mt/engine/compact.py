@@ -68,8 +68,12 @@ def fill(model: EncoderDecoder, stored: dict[str, Tensor]) -> EncoderDecoder:
     for name, layer in list(model.named_modules()):
         if not isinstance(layer, nn.Linear | nn.Embedding) or f"{name}.scale" not in stored:
             continue
-        weight, scale, bias = _int8(stored, name, layer)
+        shape = layer.weight.shape
+        weight = _taken(stored, f"{name}.weight", torch.int8, shape)
+        scale = _taken(stored, f"{name}.scale", torch.float32, shape[:1])
         if isinstance(layer, nn.Linear):
+            has_bias = getattr(layer, "bias", None) is not None
+            bias = _taken(stored, f"{name}.bias", torch.float32, shape[:1]) if has_bias else None
             least = LEAST_VALUES.get(config.activation_fn) if name.endswith(".fc2") else None
             model.set_submodule(name, Int8Linear(weight, scale, bias, least))
             continue
@@ -100,22 +104,6 @@ def fill(model: EncoderDecoder, stored: dict[str, Tensor]) -> EncoderDecoder:
     model.load_state_dict(stored, assign=True)
     stored.clear()
     return model.eval().requires_grad_(False)
-
-
-def _int8(
-    stored: dict[str, Tensor], name: str, layer: nn.Linear | nn.Embedding
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Weight, scale and bias of an int8 layer, removed from ``stored``.
-
-    Raises:
-        ValueError: if they are of other types or shapes.
-    """
-    shape = layer.weight.shape
-    weight = _taken(stored, f"{name}.weight", torch.int8, shape)
-    scale = _taken(stored, f"{name}.scale", torch.float32, shape[:1])
-    if getattr(layer, "bias", None) is None:
-        return weight, scale, None
-    return weight, scale, _taken(stored, f"{name}.bias", torch.float32, shape[:1])
 
 
 def _taken(

@@ -46,7 +46,9 @@ class Doubts:
         self._model = model
         self._trained = model.model.config.longest_trained_source
         self._lock = threading.Lock()
-        self._longer = _Lines(self._warn_of_longer)
+        self._longer = _Lines(
+            lambda: lengths.warn(self._longer.count, self._longest, self._trained)
+        )
         self._unknown = _Lines(self._warn_of_unknown)
         self._longest = 0
         self._first = ""
@@ -72,9 +74,6 @@ class Doubts:
         with self._lock:
             self._longer.tell()
             self._unknown.tell()
-
-    def _warn_of_longer(self) -> None:
-        lengths.warn(self._longer.count, self._longest, self._trained)
 
     def _warn_of_unknown(self) -> None:
         count = self._unknown.count

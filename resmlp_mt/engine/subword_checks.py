@@ -247,7 +247,10 @@ def check_splits(
             f"in {data} in another way; give the one that made it."
         )
     known = {word for vocabulary in vocabularies for word in vocabulary.symbols}
-    own = {processor.id_to_piece(i) for i in range(len(processor)) if _is_of_text(processor, i)}
+    # those that were learnt from text, and so are seen there; bytes need not be
+    kinds = processor.is_control, processor.is_unknown, processor.is_unused, processor.is_byte
+    of_text = (i for i in range(len(processor)) if not any(kind(i) for kind in kinds))
+    own = {processor.id_to_piece(i) for i in of_text}
     used = len(own & known) / len(own) if own else 1.0
     if used < LEAST_USED:
         raise UserError(
@@ -344,13 +347,3 @@ def splits_alike(
 
     alike = [is_kept(words) or is_kept_after_tag(words) for words in counted]
     return sum(alike) >= LEAST_ALIKE * len(alike) if alike else None
-
-
-def _is_of_text(processor: sentencepiece.SentencePieceProcessor, index: int) -> bool:
-    """Whether a piece was learnt from text, and so is seen there; bytes need not be."""
-    return not (
-        processor.is_control(index)
-        or processor.is_unknown(index)
-        or processor.is_unused(index)
-        or processor.is_byte(index)
-    )
