@@ -109,7 +109,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield path  # not what it points to: /dev/stdout may lead to pipe:[123], not a path
         return
     target = Path(os.path.realpath(path))
-    partial = target.parent / f".{target.name}.{secrets.token_hex(4)}"
+    partial = target.parent / (partial_prefix(target) + secrets.token_hex(4))
     partial.open("xb").close()  # with the permissions of any new file
     try:
         if target.exists():
@@ -123,9 +123,14 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
+def partial_prefix(path: Path) -> str:
+    """What the name of an unfinished file begins with; 255 bytes are enough for all of it."""
+    return f".{path.name[:60]}."
+
+
 def remove_unfinished(path: Path) -> None:
     """Remove what killed processes have left of :func:`replacing`; none may write ``path`` now."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+    for left in path.parent.glob(glob.escape(partial_prefix(path)) + "?" * 8):
         left.unlink(missing_ok=True)
 
 
@@ -192,7 +197,7 @@ def check_outputs(paths: Sequence[Path | None], option: str = "") -> None:
             if path.is_dir():
                 raise IsADirectoryError(21, os.strerror(21))
             if not path.exists() or path.is_file():
-                with tempfile.NamedTemporaryFile(prefix=f".{target.name}.", dir=target.parent):
+                with tempfile.NamedTemporaryFile(prefix=partial_prefix(target), dir=target.parent):
                     pass
 
 

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from resmlp_mt.files import (
     expanded,
     locked,
     output_file,
+    remove_unfinished,
     replacing,
 )
 
@@ -68,6 +70,17 @@ def test_permissions_are_those_of_the_old_file_or_the_usual_ones(tmp_path: Path)
         with replacing(path):
             pass
         assert stat.S_IMODE(path.stat().st_mode) == like
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "\u00e4" * 127])
+def test_names_may_have_all_the_bytes_that_the_system_allows(tmp_path: Path, name: str) -> None:
+    check_outputs([tmp_path / name])
+    with replacing(tmp_path / name) as path:
+        path.write_text("new")
+    assert os.listdir(tmp_path) == [name]
+    with suppress(FileNotFoundError), replacing(tmp_path / name):
+        remove_unfinished(tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
 
 
 def test_a_pipe_is_written_to(tmp_path: Path) -> None:

@@ -26,7 +26,14 @@ from resmlp_mt.engine.subword_checks import check_pieces
 from resmlp_mt.engine.subwords import read_sentencepiece
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError, reason, refused
-from resmlp_mt.files import check_is_whole, is_hidden, make_folder, synchronize, writing
+from resmlp_mt.files import (
+    check_is_whole,
+    is_hidden,
+    make_folder,
+    partial_prefix,
+    synchronize,
+    writing,
+)
 
 if TYPE_CHECKING:  # ONNX folders are loaded without PyTorch
     from resmlp_mt.engine.shortlist import Shortlist
@@ -94,7 +101,7 @@ def save(
     with (
         writing(folder, "--output"),
         tempfile.TemporaryDirectory(
-            prefix=f".{folder.name}.", dir=folder.parent, ignore_cleanup_errors=True
+            prefix=partial_prefix(folder), dir=folder.parent, ignore_cleanup_errors=True
         ) as outer,
     ):
         partial = Path(outer, folder.name)  # has the usual permissions, unlike ``outer``

@@ -17,7 +17,7 @@ from torch import nn
 from torch.export import Dim
 
 from resmlp_mt.errors import UserError, reason, refused
-from resmlp_mt.files import check_outputs, output_file, synchronize, writing
+from resmlp_mt.files import check_outputs, output_file, partial_prefix, synchronize, writing
 from resmlp_mt.onnx_exporter import LARGEST, check_exporter, graph_of, weight_bytes
 from resmlp_mt.vision.classifier import Classifier, load_classifier
 from resmlp_mt.vision.evaluation_options import ExportOptions
@@ -61,7 +61,7 @@ def _save_in_two(program: Any, path: Path) -> Path:
     check_outputs([data], "--output")
     with (
         writing(path, "--output"),
-        tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder,
+        tempfile.TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent) as folder,
     ):
         written = [Path(folder, file.name) for file in (data, path)]
         program.save(written[1], external_data=True)
