@@ -5,14 +5,12 @@ even if an extra is not installed.
 """
 
 import argparse
-import array
 import difflib
 import errno
 import functools
 import importlib.util
 import inspect
 import io
-import math
 import os
 import re
 import shlex
@@ -28,7 +26,14 @@ import resmlp_mt
 from resmlp_mt.errors import UserError, check_current_folder, is_of_memory, reason
 from resmlp_mt.extras import installation, missing
 from resmlp_mt.files import expanded
-from resmlp_mt.machine import MOST_THREADS
+from resmlp_mt.option_types import FINITE as FINITE
+from resmlp_mt.option_types import NOT_NEGATIVE as NOT_NEGATIVE
+from resmlp_mt.option_types import POSITIVE as POSITIVE
+from resmlp_mt.option_types import PROBABILITY as PROBABILITY
+from resmlp_mt.option_types import PROCESSES as PROCESSES
+from resmlp_mt.option_types import SHARE as SHARE
+from resmlp_mt.option_types import SOME as SOME
+from resmlp_mt.option_types import number as number
 from resmlp_mt.other_programs import answers
 from resmlp_mt.signals import discard, forget_lost_terminal, handle, reader_is_gone, restore
 
@@ -278,51 +283,6 @@ class DefaultsFormatter(argparse.HelpFormatter):
         silent = action.default in (None, argparse.SUPPRESS, [], {}) or "default" in text
         is_flag = action.nargs == 0 and action.default is False
         return text if silent or is_flag else f"{text} (default: %(default)s)"
-
-
-def number(
-    kind: type[int] | type[float],
-    *,
-    least: float = -math.inf,
-    above: float = -math.inf,
-    most: float = math.inf,
-    below: float = math.inf,
-) -> Callable[[str], Any]:
-    """The type of an option that is a number within these bounds.
-
-    A whole number has at most 64 bits. Another number has to be finite in the 32 bits of a model's
-    numbers too: 1e39 is infinite there.
-    """
-    if kind is int:
-        least, most = max(least, -(2**63)), min(most, 2**63 - 1)
-
-    def convert(text: str) -> float:
-        value = kind(text)
-        is_whole = isinstance(value, int)  # which may be too large for a float
-        for holds, bound in (
-            (is_whole or math.isfinite(value), "a finite number"),
-            (value >= least, f"at least {least}"),
-            (value > above, f"above {above}"),
-            (value <= most, f"at most {most}"),
-            (value < below, f"below {below}"),
-            (is_whole or math.isfinite(array.array("f", [value])[0]), "a finite number"),
-        ):
-            if not holds:
-                raise argparse.ArgumentTypeError(f"must be {bound}, but is {text}")
-        return value
-
-    convert.__name__ = kind.__name__  # argparse names it in its message
-    return convert
-
-
-FINITE = number(float)
-SOME = number(float, above=0)
-POSITIVE = number(int, least=1)
-NOT_NEGATIVE = number(int, least=0)
-SHARE = number(float, above=0, most=1)
-PROBABILITY = number(float, least=0, most=1)
-PROCESSES = number(int, least=1, most=MOST_THREADS)
-"""The type of a number of threads or processes."""
 
 
 class CommandError(SystemExit, UserError):

@@ -4,6 +4,9 @@ import json
 import logging
 import re
 import shlex
+import shutil
+import sys
+from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fairseq import checkpoint_utils, options
+from fairseq import checkpoint_utils, options, utils
 from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_MODEL_REGISTRY
@@ -29,6 +32,7 @@ from benchmarks import gpu_hours, multi30k, stability
 from conftest import ROOT, Corpus, fairseq
 from data_scripts import demo
 from models import dictionary
+from resmlp_mt.errors import UserError
 from test_models import expected_parameters
 
 CONFIGS = ROOT / "resmlp_mt/configs/mt"
@@ -451,6 +455,20 @@ def test_a_recipe_of_a_user_over_one_of_ours(
         message = "mine.yaml: model.dropout: 0.2 has no effect, because a file after _self_ in de"
         assert [message in text for text in caplog.messages] == [True] * (not refused)
         caplog.clear()
+
+
+def test_the_plugin_behind_a_link_of_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fairseq imports it once more; of a copy it would register every class twice."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "plugin_behind_link").symlink_to(ROOT / "resmlp_mt")
+    utils.import_user_module(Namespace(user_dir=str(tmp_path / "plugin_behind_link")))
+    found = sys.modules["plugin_behind_link.models.resmlp_mt"]
+    assert found is resmlp_mt.models.resmlp_mt
+    shutil.copytree(ROOT / "resmlp_mt/models", tmp_path / "plugin_copy/models")
+    with pytest.raises(UserError, match=r"plugin_copy is a copy of the plugin under another name"):
+        utils.import_user_module(Namespace(user_dir=str(tmp_path / "plugin_copy")))
 
 
 def test_a_mistake_in_one_of_several_jobs_leaves_the_others() -> None:
