@@ -130,7 +130,7 @@ def _error(parser: argparse.ArgumentParser, words: Sequence[str], message: str) 
             message += f"; {before} takes no value, and means {known[before].const}"
     options = (did_you_mean(word, known) for word in unknown if word.startswith("--"))
     message += next(filter(None, options), "")
-    argparse.ArgumentParser.error(parser, message)
+    type(parser).error(parser, message)  # a program may have its own
 
 
 @remedy("preprocess", "_build_dictionary", before=True)  # the first that read the options
