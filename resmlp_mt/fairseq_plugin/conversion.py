@@ -25,7 +25,7 @@ from resmlp_mt.engine.subword_checks import (
 from resmlp_mt.engine.subwords import decode_pieces, find_sentencepiece, read_sentencepiece
 from resmlp_mt.engine.tags import tags_before, warn_of_tags
 from resmlp_mt.engine.vocabulary import Vocabulary
-from resmlp_mt.errors import UserError, is_of_memory
+from resmlp_mt.errors import UserError, reason, refused
 from resmlp_mt.fairseq_plugin import checkpoints, languages, stored_config
 from resmlp_mt.fairseq_plugin.binarised import some_sentences
 
@@ -56,23 +56,18 @@ def load_trained(
     overrides: dict[str, Any] = {"encoder_embed_path": None, "decoder_embed_path": None}
     if data is not None:
         overrides["data"] = str(data)
+    broken = f"{path} cannot be read as a fairseq checkpoint: "
     try:
-        models, _, task = checkpoint_utils.load_model_ensemble_and_task(
-            [str(path)], arg_overrides=overrides
-        )
+        # torch and fairseq raise a dozen types for broken files
+        with refused(lambda error: broken + textwrap.shorten(reason(error), 200), Exception):
+            (model,), _, task = checkpoint_utils.load_model_ensemble_and_task(
+                [str(path)], arg_overrides=overrides
+            )
     except languages.MissingDictionaryError as error:
         where = "where they were in training" if data is None else f"in {data}"
         raise UserError(
             f"--data: the dictionaries of {path} are not {where}: give the folder that holds them."
         ) from error
-    except UserError:
-        raise
-    except Exception as error:  # torch and fairseq raise a dozen types for broken files
-        if is_of_memory(error):
-            raise
-        reason = textwrap.shorten(str(error), 200) or type(error).__name__
-        raise UserError(f"{path} cannot be read as a fairseq checkpoint: {reason}") from error
-    (model,) = models
     folder = Path(utils.split_paths(task.cfg.data)[0])
     codes = task.cfg.source_lang, task.cfg.target_lang
     dictionaries = task.source_dictionary, task.target_dictionary

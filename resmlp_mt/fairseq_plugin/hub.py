@@ -18,7 +18,7 @@ from fairseq import file_utils, hub_utils
 from omegaconf import DictConfig
 
 from resmlp_mt.command_line import did_you_mean
-from resmlp_mt.errors import UserError, reason
+from resmlp_mt.errors import UserError, reason, refused
 from resmlp_mt.fairseq_plugin.evaluated_options import check_search
 from resmlp_mt.fairseq_plugin.stored_options import is_known, is_ours, registry
 from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
@@ -135,23 +135,17 @@ def _load_archive_file(original: Original, archive_file: str) -> Any:
         raise UserError(f"{path} is a file: give a folder, and unpack an archive before.")
     if "://" not in archive_file:
         raise UserError(f"{path} does not exist: give the folder of a training or its data.")
-    try:
+    data_filter = staticmethod(tarfile.data_filter)
+    what = f"{archive_file} cannot be fetched and unpacked"
+    with refused(lambda error: f"{what}: {reason(error)}.", *DAMAGE):
         fetched = Path(file_utils.cached_path(archive_file))
         if not fetched.is_dir():
             _check_names(fetched)
         with (
             mock.patch.object(file_utils, "cached_path", return_value=str(fetched)),
-            mock.patch.object(
-                tarfile.TarFile, "extraction_filter", staticmethod(tarfile.data_filter)
-            ),
+            mock.patch.object(tarfile.TarFile, "extraction_filter", data_filter),
         ):
             return original(archive_file)
-    except UserError:
-        raise
-    except DAMAGE as error:
-        raise UserError(
-            f"{archive_file} cannot be fetched and unpacked: {reason(error)}."
-        ) from error
 
 
 def _check_names(archive: Path) -> None:

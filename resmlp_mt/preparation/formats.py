@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from resmlp_mt import language_codes
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, refused
 from resmlp_mt.unpacking import opened, other_kind
 
 Pair = tuple[bytes, bytes]
@@ -225,32 +225,30 @@ def _tmx(files: TextFiles) -> Iterator[Pair]:
     langs: set[str] = set()
     wanted = _tag(files.source_lang), _tag(files.target_lang)
     files.left_out[ONE_SIDED] = files.left_out[REPEATED] = 0
-    try:
-        with opened(path) as file:
-            for unit in _tmx_units(file):
-                variants = _tmx_unit(unit)
-                sides = dict(reversed(variants))  # of a repeated language, the first text
-                langs.update(sides)
-                tags = tuple(sorted(sides))
-                source, target = (_tmx_tag(lang, tags) for lang in wanted)
-                if source is None or target is None or source == target:
-                    files.left_out[ONE_SIDED] += 1
-                    continue
-                ours = [tag for tag, _ in variants if any(_tmx_tag(w, (tag,)) for w in wanted)]
-                files.left_out[REPEATED] += len(ours) - 2
-                empty = False
-                yield sides[source].encode(), sides[target].encode()
-    except UserError:
-        raise
-    except ElementTree.ParseError as error:
-        raise UserError(
-            f"{path} is not well-formed TMX ({error}): repair it or export it again"
-        ) from error
-    except (ValueError, LookupError) as error:  # of expat, for most encodings
-        raise UserError(
-            f"{path} has an encoding that cannot be read ({error}): convert it to UTF-8, and name "
-            "that in its first line"
-        ) from error
+    encoding = f"{path} has an encoding that cannot be read"
+    to_utf8 = "convert it to UTF-8, and name that in its first line"
+    with (
+        refused(
+            lambda error: f"{path} is not well-formed TMX ({error}): repair or export it again",
+            ElementTree.ParseError,
+        ),
+        # of expat, for most encodings
+        refused(lambda error: f"{encoding} ({error}): {to_utf8}", ValueError, LookupError),
+        opened(path) as file,
+    ):
+        for unit in _tmx_units(file):
+            variants = _tmx_unit(unit)
+            sides = dict(reversed(variants))  # of a repeated language, the first text
+            langs.update(sides)
+            tags = tuple(sorted(sides))
+            source, target = (_tmx_tag(lang, tags) for lang in wanted)
+            if source is None or target is None or source == target:
+                files.left_out[ONE_SIDED] += 1
+                continue
+            ours = [tag for tag, _ in variants if any(_tmx_tag(w, (tag,)) for w in wanted)]
+            files.left_out[REPEATED] += len(ours) - 2
+            empty = False
+            yield sides[source].encode(), sides[target].encode()
     if empty:
         raise UserError(
             f"{path} has no unit with both {files.source_lang} and {files.target_lang}; "
