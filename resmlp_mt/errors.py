@@ -8,7 +8,7 @@ from contextlib import contextmanager
 #: words of PyTorch, ONNX Runtime and the system, in errors without a type of their own
 NO_MEMORY = (
     "can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
-    "Failed to allocate memory", "bad_alloc", "Cannot allocate memory",
+    "Failed to allocate memory", "bad_alloc", "Cannot allocate memory", "failed to map segment",
 )  # fmt: skip
 
 

@@ -210,6 +210,17 @@ def test_a_worker_of_a_server_says_so(monkeypatch: pytest.MonkeyPatch, error: Ex
     assert told.startswith(f"a worker could not load its models: {type(error).__name__}")
 
 
+def test_a_library_that_does_not_fit_is_a_sentence() -> None:
+    """As below ``ulimit -v``, which schedulers of clusters set."""
+
+    @command
+    def main() -> None:
+        raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
+
+    with pytest.raises(CommandError, match=r"^there is not enough memory: libtorch_cpu"):
+        main()
+
+
 def test_what_was_told_of_memory_is_not_told_again() -> None:
     """A sentence may cite the error that it is about."""
     told = f"NODE has not enough memory ({ALLOCATOR.format(8)}): give fewer --workers."
