@@ -38,8 +38,17 @@ def is_foreign(path: str) -> bool:
 
 
 def expanded(text: str) -> Path:
-    """The type of an option for a path; see :func:`path_text`."""
+    """The type of an option for a path; see :func:`path_text`.
+
+    Raises:
+        UserError: if it is empty, which Python takes for the current folder.
+    """
+    if not text:
+        raise UserError("a path is empty: is a variable of the shell not set?")
     return Path(path_text(text))
+
+
+expanded.__name__ = "path"  # argparse names it in its message
 
 
 def path_text(text: str) -> str:

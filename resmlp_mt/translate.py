@@ -69,12 +69,7 @@ class Options(BatchOptions, SearchOptions):
     buffer_size: int = option(2048, type=POSITIVE, help="most waiting lines to translate together")
     nbest: int = option(1, type=POSITIVE, help="translations of a line; with --sampling, draws")
     print_scores: bool = switch("also print scores, as with --nbest 2")
-    output: Path | None = option(
-        # opened by its name, standard output would be emptied first
-        None, type=lambda text: None if text in ("-", "/dev/stdout") else expanded(text),
-        metavar="FILE",
-        help="also .gz; default: -, standard output",
-    )  # fmt: skip
+    output: Path | None = option(None, metavar="FILE", help="also .gz; default: -, standard output")
     split_sentences: bool = switch(
         "a line is text of any number of sentences, translated one by one (extra serve)"
     )
@@ -99,6 +94,8 @@ def parse_args(argv: Sequence[str] | None) -> Options:
             "--split-sentences gives one text for a line, without scores: leave out --nbest, "
             "--print-scores and --out-format"
         )
+    if str(options.output) in ("-", "/dev/stdout"):  # opened by its name, it would be emptied first
+        options = replace(options, output=None)
     if options.workers > 1 and options.threads is None:
         options = replace(options, threads=1)
     return options
@@ -106,7 +103,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
 
 def load(args: Options) -> "TranslationModel":
     """The model that MODEL names, ready to translate."""
-    from resmlp_mt.engine import model_folder, pretrained
+    from resmlp_mt.engine import digests, model_folder, pretrained
 
     try:
         model = pretrained.located(args.model)
@@ -125,7 +122,11 @@ def load(args: Options) -> "TranslationModel":
         raise UserError(
             f"{model} is neither a checkpoint nor a folder written by python -m resmlp_mt.export."
         )
-    if model.suffix not in (".pt", ".pth") and not is_checkpoint(model):
+    is_named = model.suffix in (".pt", ".pth")
+    beside = (model.parent / name for name in (model_folder.CONFIG, digests.NAME))
+    if not is_named and all(path.is_file() for path in beside):
+        raise UserError(f"{model} is a file of an exported folder: give that, {model.parent}.")
+    if not is_named and not is_checkpoint(model):
         raise UserError(
             f"{model} is text, and MODEL an exported folder or a checkpoint: give it with --input."
         )

@@ -570,6 +570,15 @@ def test_negative_numbers_are_values(text: str) -> None:
     assert translate.parse_args(["--unkpen", text]).unkpen == float(text)
 
 
+def test_empty_paths_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([""], ["--output", ""]):
+        with pytest.raises(SystemExit):
+            translate.parse_args(words)
+        assert "invalid path value: ''" in capsys.readouterr().err
+    with pytest.raises(UserError, match="a path is empty: is a variable of the shell not set"):
+        open_input("")
+
+
 def test_options_may_have_underscores(capsys: pytest.CaptureFixture[str]) -> None:
     assert translate.parse_args(["--batch_size=7", "--max_len_b", "9"]).max_len_b == 9
     assert translate.parse_args(["-ia_file", "--"]).input == "a_file"

@@ -14,6 +14,7 @@ import pytest
 
 from conftest import ROOT, Corpus
 from resmlp_mt import translate
+from resmlp_mt.engine import pretrained
 from resmlp_mt.errors import UserError
 
 
@@ -382,6 +383,8 @@ def test_text_for_a_model_and_an_output_that_is_the_input_are_refused(
     text.write_text("A dog runs.\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"in.txt is text, and MODEL .*: give it with --input"):
         translate.main([str(text), "--input", str(text)])
+    with pytest.raises(UserError, match=r"is a file of an exported folder: give that, .*en-de\.$"):
+        translate.main([str(pretrained.FOLDER / "en-de/config.json")])
     (tmp_path / "link").symlink_to(text)
     for output in (text, tmp_path / "link"):
         with pytest.raises(UserError, match="is the --input: choose another name"):
