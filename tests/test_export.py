@@ -384,7 +384,7 @@ def test_what_else_is_given_as_a_model_is_told(tmp_path: Path) -> None:
     checkpoints.mkdir()
     for name in ("checkpoint1.pt", "checkpoint_best.pt", "checkpoint_last.pt"):
         (checkpoints / name).touch()
-    such = "give one of them, such as .*/checkpoint_best.pt"
+    such = "export one of them, such as .*/checkpoint_best.pt"
     with pytest.raises(UserError, match=f"is a folder of checkpoints: {such}"):
         model_folder.load(checkpoints)
     with pytest.raises(UserError, match=r"such as .*/checkpoint_best\.pt"):

@@ -288,8 +288,8 @@ def unreadable(folder: Path, file: str, error: Exception) -> str:
     if checkpoints and not (folder / CONFIG).exists():
         best = folder / "checkpoint_best.pt"
         return (
-            f"{folder} is a folder of checkpoints: give one of them, such as "
-            f"{best if best in checkpoints else checkpoints[-1]}."
+            f"{folder} is a folder of checkpoints: export one of them, such as "
+            f"{best if best in checkpoints else checkpoints[-1]}, with python -m resmlp_mt.export."
         )
     if folder.is_file():
         return f"{folder} is a file: give the folder from python -m resmlp_mt.export."

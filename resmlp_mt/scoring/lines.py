@@ -44,7 +44,7 @@ def read_lines(path: str) -> list[str]:
             with opened(Path(path)) as file:
                 data = file.read()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {reason(error)}") from error
+        raise UserError(f"{path or repr(path)} cannot be read: {reason(error)}") from error
     name = "<stdin>" if path == "-" else path
     raw = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if not raw[-1]:
