@@ -59,7 +59,9 @@ def load_trained(
     broken = f"{path} cannot be read as a fairseq checkpoint: "
     try:
         # torch and fairseq raise a dozen types for broken files
-        with refused(lambda error: broken + textwrap.shorten(reason(error), 200), Exception):
+        with refused(
+            lambda error: broken + textwrap.shorten(str(error) or reason(error), 200), Exception
+        ):
             (model,), _, task = checkpoint_utils.load_model_ensemble_and_task(
                 [str(path)], arg_overrides=overrides
             )
