@@ -133,8 +133,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def partial_prefix(path: Path) -> str:
-    """What the name of an unfinished file begins with; 255 bytes are enough for all of it."""
-    return f".{path.name[:60]}."
+    """What the name of an unfinished file begins with, which has at most 255 bytes in all."""
+    name = os.fsencode(path.name)
+    is_long = len(name) > 240
+    return f".{hashlib.sha256(name).hexdigest()[:32] if is_long else path.name}."
 
 
 def remove_unfinished(path: Path) -> None:

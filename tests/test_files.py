@@ -81,6 +81,9 @@ def test_names_may_have_all_the_bytes_that_the_system_allows(tmp_path: Path, nam
     with suppress(FileNotFoundError), replacing(tmp_path / name):
         remove_unfinished(tmp_path / name)
     assert os.listdir(tmp_path) == [name]
+    with replacing(tmp_path / f"{name[:-1]}b") as path:  # the other file's is not touched
+        remove_unfinished(tmp_path / name)
+        path.write_text("also new")
 
 
 def test_a_pipe_is_written_to(tmp_path: Path) -> None:
