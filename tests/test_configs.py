@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import sys
+import uuid
 from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
@@ -439,7 +440,7 @@ def test_a_recipe_of_a_user_over_one_of_ours(
         ("[_self_, of_ours]", 0.1, False),
         ("[of_ours, _self_, changes]", 0.3, True),
     ):
-        own = "model: {dropout: 0.2, layer_scale_init: 1}"
+        own = "model: {dropout: 0.2, layer_scale_init: 1}\ncommon: {fp16: 'yes', seed: '1'}"
         (tmp_path / "mine.yaml").write_text(f"defaults: {defaults}\n{own}")
         GlobalHydra.instance().clear()
         hydra_init("mine")
@@ -462,13 +463,14 @@ def test_the_plugin_behind_a_link_of_another_name(
 ) -> None:
     """fairseq imports it once more; of a copy it would register every class twice."""
     monkeypatch.setattr(sys, "path", [*sys.path])
-    (tmp_path / "plugin_behind_link").symlink_to(ROOT / "resmlp_mt")
-    utils.import_user_module(Namespace(user_dir=str(tmp_path / "plugin_behind_link")))
-    found = sys.modules["plugin_behind_link.models.resmlp_mt"]
-    assert found is resmlp_mt.models.resmlp_mt
-    shutil.copytree(ROOT / "resmlp_mt/models", tmp_path / "plugin_copy/models")
-    with pytest.raises(UserError, match=r"plugin_copy is a copy of the plugin under another name"):
-        utils.import_user_module(Namespace(user_dir=str(tmp_path / "plugin_copy")))
+    # each run has names of its own: Python keeps what it has imported
+    link, copy = (tmp_path / f"plugin_{uuid.uuid4().hex}" for _ in range(2))
+    link.symlink_to(ROOT / "resmlp_mt")
+    utils.import_user_module(Namespace(user_dir=str(link)))
+    assert sys.modules[f"{link.name}.models.resmlp_mt"] is resmlp_mt.models.resmlp_mt
+    shutil.copytree(ROOT / "resmlp_mt/models", copy / "models")
+    with pytest.raises(UserError, match=f"{copy.name} is a copy of the plugin under another name"):
+        utils.import_user_module(Namespace(user_dir=str(copy)))
 
 
 def test_a_mistake_in_one_of_several_jobs_leaves_the_others() -> None:

@@ -199,6 +199,7 @@ def test_missing_files_and_options_are_one_sentence(tmp_path: Path) -> None:
     both.save_dir = str(tmp_path)
     trainer = {"checkpoint_suffix": "", "should_save_checkpoint_on_current_rank": False}
     empty = SimpleNamespace(frozen_batches=[])
+    lacking = "raise ModuleNotFoundError('No module', name='botocore')"
     for error, message in (
         (raised(missing.open), f"{missing} cannot be opened: No such file or directory."),
         (raised(tmp_path.open), f"{tmp_path} cannot be opened: Is a directory."),
@@ -240,15 +241,15 @@ def test_missing_files_and_options_are_one_sentence(tmp_path: Path) -> None:
         (raised(open, "", "rb"), "'' cannot be opened: No such file or directory."),
         (raised(file_utils.cached_path, str(missing)), f"file {missing} not found."),
         (
-            OSError("We couldn't connect to 'https://huggingface.co' to load the files."),
-            "We couldn't connect to 'https://huggingface.co' to load the files.",
+            OSError("We couldn't connect to 'https://huggingface.co'.\nCheck your connection."),
+            "We couldn't connect to 'https://huggingface.co'. Check your connection.",
         ),
         (
             LookupError("Resource 'punkt_tab' not found.\n  >>> nltk.download('punkt_tab')"),
             "NLTK lacks punkt_tab: run python -m nltk.downloader punkt_tab.",
         ),
         (
-            raised(file_utils.cached_path, "s3://bucket/file"),
+            raised(exec, lacking, {"__spec__": file_utils.__spec__}),  # as s3://BUCKET/FILE
             "fairseq needs botocore for this, which is not installed: install it.",
         ),
         (

@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 import tarfile
 from argparse import Namespace
 from pathlib import Path
@@ -47,14 +48,27 @@ def test_what_cannot_be_fetched_is_told_and_what_was_fetched_is_used(
         except OSError:
             raise requests.ConnectionError("Max retries") from None
 
+    def silent(*_: object, **__: object) -> requests.Response:
+        raise requests.ReadTimeout
+
+    monkeypatch.setattr(file_utils, "PYTORCH_FAIRSEQ_CACHE", tmp_path)
     for answer, told in (
         (unreachable, "Name or service not known"),
         (lambda *_, **__: refusal, "403 Client Error: None for url: https://x/y"),
+        (silent, "no answer"),
     ):
         for method in ("get", "head"):
             monkeypatch.setattr(requests, method, answer)
-        with pytest.raises(UserError, match=f"^https://x/gpt2_bpe/y cannot be fetched: {told}; gi"):
-            file_utils.get_from_cache("https://x/gpt2_bpe/y", str(tmp_path))
+        for url, fetch, advice in (
+            ("https://x/gpt2_bpe/y", file_utils.cached_path, "a local file (--gpt2-encoder-json"),
+            ("https://x/y.tar.gz", file_utils.load_archive_file, "the folder of the unpacked arc"),
+        ):
+            message = re.escape(f"{url} cannot be fetched: {told}; give {advice}")
+            try:
+                raise KeyError("unrelated")
+            except KeyError:  # a program may fetch what it lacks
+                with pytest.raises(UserError, match=f"^{message}"):
+                    fetch(url)
     assert list(tmp_path.iterdir()) == []
     fetched = tmp_path / file_utils.url_to_filename("https://x/y", "etag")
     fetched.touch()

@@ -1,8 +1,10 @@
 """Values of options that end in a traceback, or in another training than meant, are refused."""
 
+import math
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from omegaconf import OmegaConf
 
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import evaluated_options, ignored_options, option_checks
+from resmlp_mt.fairseq_plugin import evaluated_options, hydra_jobs, ignored_options, option_checks
 from resmlp_mt.fairseq_plugin.model import check_choice, of_other_models
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
@@ -47,7 +49,7 @@ def test_a_number_below_the_least_is_refused(name: str) -> None:
     ("given", "message"),
     [
         ("--clip-norm nan", "^--clip-norm must be a finite number, but is nan"),
-        ("--stop-time-hours inf", "^--stop-time-hours must be a finite number, but is inf"),
+        ("--lr 1e999", "^--lr must be a finite number, but is inf"),
         ("--lr=", "^--lr must be a number, but is empty"),
         ("--update-freq=", "^--update-freq must be a number, but is empty"),
         ("--disable-validation --patience 1", "^--patience needs the scores of validations: drop"),
@@ -57,6 +59,13 @@ def test_a_number_below_the_least_is_refused(name: str) -> None:
 def test_what_is_no_value_is_refused(given: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parsed(given)
+
+
+def test_infinity_may_mean_no_limit_and_forbid_unknown_words() -> None:
+    assert parsed("--stop-time-hours inf --clip-norm inf --stop-min-lr=-inf").clip_norm == math.inf
+    words = ["data", "--path", "x", "--unkpen", "inf"]
+    found = options.parse_args_and_arch(options.get_generation_parser(), words)
+    assert found.unkpen == math.inf
 
 
 @pytest.mark.parametrize(
@@ -225,6 +234,20 @@ def test_words_that_fairseq_does_not_know(
     assert f"error: unrecognized arguments: {message}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("suppress", [False, True])
+def test_a_parser_keeps_an_error_of_its_own(suppress: bool) -> None:
+    parser = options.get_training_parser()
+    with mock.patch.object(parser, "error", side_effect=SystemExit) as own:
+        with pytest.raises(SystemExit):
+            options.parse_args_and_arch(
+                parser,
+                ["data", "--arch", "resmlp_mt_tiny", "--left-pad-source", "False"],
+                suppress_defaults=suppress,
+            )
+        message = "--left-pad-source takes no value, and means False"
+        own.assert_called_once_with(f"unrecognized arguments: False; {message}")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -253,9 +276,22 @@ def test_a_job_of_hydra_has_nothing_that_changes_nothing(
         option_checks._check_call(cfg, train.main)
 
 
-@pytest.mark.parametrize("recipe", ["", "common: {fp16_init_scale: 4}"])
-def test_a_recipe_may_turn_off_what_another_file_has_on(
-    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        ("", "task: {data: data}", None),
+        ("common: {fp16_init_scale: 4}", "", "^--fp16-init-scale changes nothing"),
+        ("", "common: {fp16_init_scale: 4}", "^--fp16-init-scale changes nothing"),
+        ("", "common_eval: {path: x}", "^common_eval.path has no effect in a training"),
+        ("", "defaults: [more, common: of_it]", "^--fp16-init-scale changes nothing"),
+    ],
+)
+def test_a_recipe_may_turn_off_what_one_of_ours_has_on(
+    recipe: str,
+    changes: str,
+    message: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The values that belonged to it stay, as those of the other file."""
     given = convert_namespace_to_omegaconf(parsed("--optimizer adam"))
@@ -263,16 +299,22 @@ def test_a_recipe_may_turn_off_what_another_file_has_on(
     cfg.scoring, cfg.job_logging_cfg, cfg.dataset.disable_validation = None, {}, True
     cfg.common.fp16_init_scale, cfg.checkpoint.patience, cfg.common_eval.path = 4, 3, "x"
     cfg.task.load_alignments = True
-    (tmp_path / "mine.yaml").write_text(f"defaults: [_self_, theirs]\n{recipe}")
+    (tmp_path / "mine.yaml").write_text(f"defaults: [_self_, ours, changes]\n{recipe}")
+    (tmp_path / "changes.yaml").write_text(changes)
+    for name in ("folder", "common"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "folder/ours.yaml").write_text("common_eval: {path: x}")
+    (tmp_path / "common/of_it.yaml").write_text("fp16_init_scale: 4")
+    monkeypatch.setattr(hydra_jobs, "FOLDER", tmp_path / "folder")
+    places = (tmp_path, tmp_path / "folder")
     job = {
         "overrides": {"task": ["task.data=data"]},
         "job": {"config_name": "mine"},
-        "runtime": {"config_sources": [{"path": str(tmp_path), "schema": "file"}]},
+        "runtime": {"config_sources": [{"path": str(p), "schema": "file"} for p in places]},
     }
     monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
     monkeypatch.setattr(HydraConfig, "get", lambda: OmegaConf.create(job))
-    told = pytest.raises(UserError, match=r"^--fp16-init-scale changes nothing")
-    with told if recipe else nullcontext():
+    with pytest.raises(UserError, match=message) if message else nullcontext():
         option_checks._check_call(cfg, train.main)
 
 

@@ -167,7 +167,7 @@ def _mistake(error: BaseException) -> str | None:
             return f"{told} does not exist."
         # fairseq's own, or a library's of what it cannot fetch
         is_known = told is not None and ("not found" in told or "://" in told)
-        return f"{one_line(str(told)).rstrip('.')}." if is_known else None
+        return f"{one_line(' '.join(str(told).split())).rstrip('.')}." if is_known else None
     if type(error) is LookupError and (
         lacking := re.search(r"nltk\.download\('(\w+)'\)", told or "")
     ):

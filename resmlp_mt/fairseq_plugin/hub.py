@@ -6,6 +6,7 @@ names lead, and then removes the archive.
 
 import inspect
 import os
+import sys
 import tarfile
 from argparse import Namespace
 from collections.abc import Iterable
@@ -93,6 +94,10 @@ def _generate(
     return original(self, tokenized_sentences, *args, **kwargs)
 
 
+LOCAL_FILE = "a local file"
+"""What to give in place of an address; in place of an archive's, a folder."""
+
+
 class _UnfetchedError(UserError, RuntimeError):
     """As fairseq's own, after which it looks at what it has fetched before."""
 
@@ -100,16 +105,18 @@ class _UnfetchedError(UserError, RuntimeError):
 @remedy(file_utils, "request_wrap_timeout")
 def _request_wrap_timeout(original: Original, func: Any, url: str) -> Any:
     """Refuse the page of an error, which fairseq would keep as the file."""
+    others = (None, sys.exception())  # what a program handles while it fetches
     try:
         answer = original(func, url)
         answer.raise_for_status()
     except (OSError, RuntimeError) as error:  # of requests, and fairseq's after a timeout
         first: BaseException = error
-        while first.__context__ is not None:  # the system's
-            first = first.__context__
+        while first.__context__ not in others:  # the system's
+            first = first.__context__  # type: ignore[assignment]
+        why = reason(first) if isinstance(error, OSError) else "no answer"
         options = " (--gpt2-encoder-json and --gpt2-vocab-bpe)" if "/gpt2_bpe/" in url else ""
         raise _UnfetchedError(
-            f"{url} cannot be fetched: {reason(first)}; give a local file{options}."
+            f"{url} cannot be fetched: {why}; give {LOCAL_FILE}{options}."
         ) from error
     return answer
 
@@ -138,7 +145,11 @@ def _load_archive_file(original: Original, archive_file: str) -> Any:
     data_filter = staticmethod(tarfile.data_filter)
     what = f"{archive_file} cannot be fetched and unpacked"
     with refused(lambda error: f"{what}: {reason(error)}.", *DAMAGE):
-        fetched = Path(file_utils.cached_path(archive_file))
+        try:
+            fetched = Path(file_utils.cached_path(archive_file))
+        except _UnfetchedError as error:
+            told = str(error).replace(LOCAL_FILE, "the folder of the unpacked archive")
+            raise UserError(told) from error
         if not fetched.is_dir():
             _check_names(fetched)
         with (

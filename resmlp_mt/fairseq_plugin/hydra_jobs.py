@@ -30,9 +30,13 @@ def recipe(hydra: Any) -> tuple[str, dict[str, Any]]:
     Args:
         hydra: hydra's own part of the configuration.
     """
-    name = str(OmegaConf.select(hydra, "job.config_name")).removesuffix(".yaml")
+    return _read(hydra, str(OmegaConf.select(hydra, "job.config_name")))
+
+
+def _read(hydra: Any, name: str) -> tuple[str, dict[str, Any]]:
+    """The same for a file that ``defaults`` names."""
     for source in OmegaConf.select(hydra, "runtime.config_sources") or ():
-        path = Path(source.path, f"{name}.yaml")
+        path = Path(source.path, f"{name.removesuffix('.yaml').lstrip('/')}.yaml")
         if source["schema"] == "file" and path.is_file():
             own: Any = OmegaConf.to_container(OmegaConf.load(path))
             return str(path), own or {}
@@ -40,17 +44,29 @@ def recipe(hydra: Any) -> tuple[str, dict[str, Any]]:
 
 
 def given(hydra: Any) -> set[str]:
-    """Names of the options that the command line and the recipe have, without other files'."""
-    sections = [own for own in recipe(hydra)[1].values() if isinstance(own, dict)]
-    words = [word.partition("=")[0].rpartition(".")[2] for word in hydra.overrides.task]
-    return {*words, *(name for own in sections for name in own)}
+    """Names of the options that the command line, the recipe and the user's files in it have."""
+    found = {word.partition("=")[0].rpartition(".")[2] for word in hydra.overrides.task}
+    names = [str(OmegaConf.select(hydra, "job.config_name"))]
+    for name in names:  # which grows
+        path, own = _read(hydra, name)
+        if name != names[0] and Path(path).resolve().is_relative_to(FOLDER.resolve()):
+            continue
+        for key, value in own.items():  # a file of one section has options only
+            found.update(value if isinstance(value, dict) else [key])
+        for entry in own.get("defaults") or ():
+            for group, chosen in entry.items() if isinstance(entry, dict) else [("", entry)]:
+                place = Path("/", name).parent / group.split(" ")[-1].partition("@")[0]
+                for each in chosen if isinstance(chosen, list) else [chosen]:
+                    file = str(place / str(each).partition("@")[0])
+                    names += [file] if file not in names else []
+    return found
 
 
-def check_recipe(groups: dict[str, Any], path: str, own: dict[str, Any], words: list[str]) -> None:
+def check_recipe(config: DictConfig, path: str, own: dict[str, Any], words: list[str]) -> None:
     """Refuse a recipe that loses other files to fairseq's defaults, and warn of what it loses.
 
     Args:
-        groups: the whole configuration.
+        config: the whole configuration.
         path: the recipe, and what it has itself.
         own: see ``path``.
         words: the options of the command line, which may change the recipe's.
@@ -70,13 +86,17 @@ def check_recipe(groups: dict[str, Any], path: str, own: dict[str, Any], words: 
             f"defaults with _self_, and write what changes {lost[0]} into a file that follows it."
         )
     changed = [word.partition("=")[0].lstrip("+~") for word in words]
+    groups: Any = OmegaConf.to_container(config)
     for section, values in own.items():
-        there: Any = groups.get(section)
+        there = groups.get(section)
         is_section = section != "hydra" and isinstance(values, dict) and isinstance(there, dict)
         for name, value in values.items() if is_section else ():
             key, found = f"{section}.{name}", there.get(name)
-            is_same = value in (found, "???") or str(found) == str(value)
-            if not is_same and not any(f"{key}.".startswith(f"{word}.") for word in changed):
+            if any(f"{key}.".startswith(f"{word}.") for word in changed):
+                continue
+            # of the option's type, as True for 'yes'
+            typed: Any = OmegaConf.to_container(OmegaConf.merge(config[section], {name: value}))
+            if typed[name] != found and str(typed[name]) != str(found):
                 logger.warning(
                     "%s: %s: %s has no effect, because a file after _self_ in defaults gives %s: "
                     "write it into a file that follows.",
@@ -107,7 +127,7 @@ class HydraCallback(Callback):
             )
         groups: Any = OmegaConf.to_container(config)
         if "hydra" in config:
-            check_recipe(groups, *recipe(config.hydra), config.hydra.overrides.task)
+            check_recipe(config, *recipe(config.hydra), config.hydra.overrides.task)
         for group in groups.keys() - {"hydra"}:
             options = groups[group] if isinstance(groups[group], dict) else {}
             for name, value in options.items():

@@ -201,8 +201,8 @@ def check_configuration(sections: Mapping[str, Any], given: Collection[str]) -> 
 
     Args:
         sections: of the configuration.
-        given: names of the options that the command line and the recipe have. What the recipe takes
-            from others is not refused: it has turned the other option off.
+        given: names of the options that the command line and the user's files have. What a recipe
+            takes from one of ours is not refused: it has turned the other option off.
 
     Raises:
         UserError: for an option that changes nothing, or nothing without another one.

@@ -9,7 +9,7 @@ import argparse
 import inspect
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
@@ -80,6 +80,9 @@ LEAST_OF_SCHEDULERS = {
 }
 """The same, for one ``--lr-scheduler``."""
 
+UNLIMITED = {"clip_norm", "stop_min_lr", "stop_time_hours", "unkpen"}
+"""Options that may be infinite in a training; others, such as ``--lr``, would make it NaN."""
+
 REFUSED: dict[tuple[str, object], str] = {
     ("dataset_impl", "fasta"): "is for sequences of proteins: drop it.",
     ("keep_interval_updates_pattern", 0): "names no update: drop it, or give a number from 1.",
@@ -100,7 +103,10 @@ def _parse_args_and_arch(
     loading.add_options(parser)
     generation_fixes.choose_scoring(parser, input_args)
     words = sys.argv[1:] if input_args is None else input_args
-    parser.error = partial(_error, parser, words)  # type: ignore[method-assign]
+    error: Any = parser.error  # a program may have its own
+    if getattr(error, "func", None) is _error:  # of an earlier call
+        error = error.args[-1]
+    parser.error = partial(_error, parser, words, error)  # type: ignore[method-assign]
     parsed = original(parser, input_args, *args, **kwargs)
     found: argparse.Namespace = parsed[0] if isinstance(parsed, tuple) else parsed
     loading.heed_options(found)
@@ -121,7 +127,12 @@ def _parse_args_and_arch(
     return parsed
 
 
-def _error(parser: argparse.ArgumentParser, words: Sequence[str], message: str) -> NoReturn:
+def _error(
+    parser: argparse.ArgumentParser,
+    words: Sequence[str],
+    original: Callable[[str], NoReturn],
+    message: str,
+) -> NoReturn:
     """End with status 2, and say what was meant by words that fairseq does not know."""
     known = parser._option_string_actions
     unknown = message.partition("unrecognized arguments: ")[2].split()
@@ -130,7 +141,7 @@ def _error(parser: argparse.ArgumentParser, words: Sequence[str], message: str) 
             message += f"; {before} takes no value, and means {known[before].const}"
     options = (did_you_mean(word, known) for word in unknown if word.startswith("--"))
     message += next(filter(None, options), "")
-    type(parser).error(parser, message)  # a program may have its own
+    original(message)
 
 
 @remedy("preprocess", "_build_dictionary", before=True)  # the first that read the options
@@ -250,8 +261,9 @@ def check(values: Mapping[str, Any]) -> None:
         if given == [] and name in LEAST:
             raise UserError(f"{flag(name)} must be a number, but is empty.")
         for number in given if isinstance(given, list) else [given]:
-            is_infinite = isinstance(number, float) and math.isinf(number) and name != "clip_norm"
-            if number != number or is_infinite:
+            is_infinite = isinstance(number, float) and math.isinf(number)
+            is_refused = "max_update" in values and name not in UNLIMITED
+            if number != number or (is_infinite and is_refused):
                 raise UserError(f"{flag(name)} must be a finite number, but is {number}.")
     if (values.get("seed") or 0) > MOST_SEED:
         raise UserError(f"--seed must be at most {MOST_SEED}, but is {values['seed']}.")
