@@ -217,7 +217,7 @@ def test_the_tokenizer_fits_every_spelling_of_the_language(
 @pytest.mark.parametrize(
     ("language", "code"),
     [("th", code) for code in CODES["th"]]
-    + [("zh", None), ("ko", "kr"), ("zh", "chinese"), ("th", None)],
+    + [("zh", None), ("ja", "jp"), ("ko", "kr"), ("zh", "cn"), ("zh", "chinese"), ("th", None)],
 )
 def test_bleu_is_refused_where_its_tokenizer_is_not_known(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], language: str, code: str | None
@@ -295,13 +295,20 @@ def test_a_missing_extra_is_named(
         ("EN-DE", ("EN", "DE")),
         ("en-jpn_Jpan", ("en", "jpn_Jpan")),
         ("en-ZH", ("en", "ZH")),
+        ("en-cz", ("en", "cz")),
+        ("en-out", ("en", "out")),
+        ("en-DE", ("en", "DE")),
+        ("en-Fr", ("en", "Fr")),
+        ("eng-Deu", ("eng", "Deu")),
+        ("x-y", ("x", "y")),
+        ("en-XX", ("en", "XX")),
     ],
 )
 def test_pairs_are_split_as_they_are_meant(text: str, expected: tuple[str, str]) -> None:
     assert language_pair(text) == expected
 
 
-@pytest.mark.parametrize("text", ["zh-Hant", "zh-TW", "en-cn", "en-jp", "pt-BR", "es-419"])
+@pytest.mark.parametrize("text", ["zh-Hant", "zh-TW", "de-AT", "no-NO", "pt-BR", "es-419"])
 def test_one_language_is_no_pair(text: str) -> None:
     with pytest.raises(ValueError, match=f"one language, because {text[3:]} is a script or a"):
         language_pair(text)

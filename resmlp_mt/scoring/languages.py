@@ -30,9 +30,9 @@ def language_pair(text: str) -> tuple[str, str]:
     parts = text.split("-")
     if len(parts) < 2 or not all(re.fullmatch(r"\w+", part) for part in parts):
         raise ValueError("expected source and target, such as en-de")
-    if len(parts) == 2 and _is_one_language(*parts):
+    if len(parts) == 2 and _is_one_language(text):
         raise ValueError(
-            f"it is one language, because {parts[1]} is a script or a country: give source and "
+            f"it is one language, because {parts[1]} is a script or a region: give source and "
             "target, such as en-de, en-ja or en-zh_TW"
         )
     splits = [("-".join(parts[:i]), "-".join(parts[i:])) for i in range(1, len(parts))]
@@ -49,11 +49,21 @@ def language_pair(text: str) -> tuple[str, str]:
     return splits[0]
 
 
-def _is_one_language(first: str, second: str) -> bool:
-    """Whether these are parts of a single code, such as zh-Hant, de-at and pt-BR, but not en-br."""
-    if "_" in first + second or second == "xx" or not langcodes.tag_is_valid(f"{first}-{second}"):
+def _is_one_language(text: str) -> bool:
+    """Whether a pair is a single code in its usual spelling, such as zh-Hant, pt-BR and es-419.
+
+    A region counts where the language is the main one, because people also write en-DE for en-de.
+    """
+    if not langcodes.tag_is_valid(text):
         return False
-    return not langcodes.tag_is_valid(second) or (first.islower() and not second.islower())
+    first, second = text.split("-")
+    found = langcodes.Language.get(text, normalize=False)
+    if found.language != first or second not in (found.script, found.territory) or second == "XX":
+        return False
+    if second == found.script or second.isdigit():
+        return True
+    spoken = langcodes.Language.get(f"und-{second}").maximize().language or ""
+    return language_codes.language(spoken) == language_codes.language(first)
 
 
 def _spelled(code: str) -> str:
