@@ -1,11 +1,14 @@
 """The language pair that a request means, whatever the server's codes and other models are."""
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from resmlp_mt.serving.interface import BadRequestError
 from resmlp_mt.serving.languages import Pairs
+from resmlp_mt.serving.scheduler import FailedError
 from resmlp_mt.serving.workers import Languages
 from serving import EN_DE
 
@@ -213,3 +216,14 @@ def test_pairs_that_are_not_served(source: str, target: str, message: str) -> No
     known = Pairs([EN_DE, Languages("fr", "it")])
     with pytest.raises(BadRequestError, match=f"^{message}$"):
         known.find(source, target, "")
+
+
+def test_only_detecting_needs_a_temporary_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    pairs = Pairs([EN_DE])
+    assert pairs.find("en", "de", "text") == (EN_DE, None)
+    with pytest.raises(FailedError, match="cannot be detected on this server: name the text's"):
+        pairs.find("auto", "de", "text")

@@ -1,5 +1,6 @@
 """The language pairs of a server: their names, and the pair that a request means."""
 
+import logging
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from babel import Locale, UnknownLocaleError
 
 from resmlp_mt import language_codes
+from resmlp_mt.errors import reason
 from resmlp_mt.serving.interface import (
     BadRequestError,
     DefaultLanguages,
@@ -14,7 +16,10 @@ from resmlp_mt.serving.interface import (
     LanguageInfo,
     NamedLanguage,
 )
+from resmlp_mt.serving.scheduler import FailedError
 from resmlp_mt.serving.workers import Languages
+
+logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 ALIASES = {
@@ -81,6 +86,7 @@ class Pairs:
 
         Raises:
             BadRequestError: if there is no such model.
+            FailedError: as :meth:`detect`.
         """
         codes = self.codes()
         for code in (target,) if source == AUTO else (target, source):
@@ -112,13 +118,23 @@ class Pairs:
         """The likeliest languages of a text, best first, among ``codes``, by default all.
 
         The first call loads a model, which may take seconds.
+
+        Raises:
+            FailedError: if it cannot be loaded, such as without a temporary folder.
         """
         codes = self.codes() if codes is None else codes
         with self._detecting:
             if self._identifier is None:
                 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-                self._identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+                try:
+                    loaded = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+                except OSError as error:
+                    logger.error("languages cannot be detected: %s", reason(error))
+                    raise FailedError(
+                        "languages cannot be detected on this server: name the text's language"
+                    ) from error
+                self._identifier = loaded
             ranked = self._identifier.rank(text[:DETECTED])
         # the first code of each language; arz, if there is no ar, and the other way round
         own = {language_codes.language(code): code for code in reversed(codes)}

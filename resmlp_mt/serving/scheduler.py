@@ -29,7 +29,7 @@ class RefusedError(Exception):
 
 
 class FailedError(Exception):
-    """A sentence that failed twice."""
+    """A request that cannot be answered at all; the message is a sentence for the client."""
 
 
 @dataclass(eq=False)
