@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -444,6 +445,16 @@ def test_graphs_are_opened_again_in_a_forked_process(
         cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_the_runtime_sends_no_events(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a program has imported it before, too early for the variable."""
+    calls: list[str] = []
+    monkeypatch.setattr(onnxruntime, "disable_telemetry_events", lambda: calls.append("off"))
+    onnx_graphs.Graphs(folders[1], 1).open(ENCODER)
+    assert calls == ["off"]
 
 
 def test_too_little_memory_for_graphs_is_no_damage(

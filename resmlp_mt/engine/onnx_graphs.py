@@ -60,6 +60,7 @@ class Graphs:
 def _session(path: Path, threads: int) -> Any:
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # where the program imported it before this module
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
