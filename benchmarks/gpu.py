@@ -246,7 +246,7 @@ def main() -> None:
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     stored = args.output / "gpu.json"
-    check_outputs([stored, args.output / "gpu.md"], "--output")
+    check_outputs(("--output", stored), ("--output", args.output / "gpu.md"))
     if args.plan:
         if stored.exists() and json.loads(stored.read_text())["machine"] is not None:
             raise UserError(f"{stored} holds measurements: give another --output for --plan.")

@@ -8,9 +8,10 @@ from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from pathlib import Path
 
-from resmlp_mt.command_line import NOT_NEGATIVE, POSITIVE, Parser, command, flags
+from resmlp_mt.command_line import Parser, command, flags
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_outputs, expanded, writing
+from resmlp_mt.option_types import NOT_NEGATIVE, POSITIVE
 
 KINDS = ("epoch", "update", "best")
 
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--maximize-best-checkpoint-metric needs --num-best-checkpoints.")
     if args.output.suffix.lower() in (".safetensors", ".onnx"):
         raise UserError(f"--output {args.output}: the file is a checkpoint, so name it .pt.")
-    check_outputs([args.output], "--output")
+    check_outputs(("--output", args.output))
     paths: list[Path] = args.inputs
     for kind in chosen:
         count: int = getattr(args, f"num_{kind}_checkpoints")

@@ -8,7 +8,7 @@ import secrets
 import sys
 import tempfile
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -190,20 +190,29 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_outputs(paths: Sequence[Path | None], option: str = "") -> None:
+def check_outputs(*outputs: tuple[str, Path | None]) -> None:
     """Refuse output files that cannot be written, or are one file, before any work is done.
 
+    Args:
+        outputs: the option and the file of each result; None if there is to be no file.
+
     Raises:
-        UserError: naming the file.
+        UserError: naming the option and the file.
     """
     targets: set[Path] = set()
-    for path in filter(None, paths):
-        if str(path) == "-":
-            raise UserError(f"{option} - is no file, and not standard output: name a file.".strip())
+    for option, path in outputs:
+        if path is None:
+            continue
+        if str(path) == "-":  # and ./-
+            raise UserError(
+                f"{option} - is not standard output: name a file (one called - by its full path)."
+            )
         with writing(path, option):
             target = Path(os.path.realpath(path))
             if target in targets and (path.is_file() or not path.exists()):
-                raise UserError(f"{path} is given for two results: give each a file of its own.")
+                raise UserError(
+                    f"{option} {path} is given for two results: give each a file of its own."
+                )
             targets.add(target)
             if path.is_dir():
                 raise IsADirectoryError(21, os.strerror(21))

@@ -336,7 +336,7 @@ def _check_counts(system: Sentences, other: Sentences, test_set: str | None) -> 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse_args(argv)
     check_standard_output(options.json, "--json")
-    check_outputs([options.json], "--json")
+    check_outputs(("--json", options.json))
     if not options.quiet:
         logging.basicConfig(level=logging.INFO, format="sacreBLEU: %(message)s")
     if options.sentence_level:

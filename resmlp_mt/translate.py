@@ -22,19 +22,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from resmlp_mt.command_line import (
-    POSITIVE,
-    PROCESSES,
-    Parser,
-    command,
-    flag,
-    option,
-    switch,
-)
+from resmlp_mt.command_line import Parser, command, flag, option, switch
 from resmlp_mt.engine.options import BatchOptions, SearchOptions
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import check_outputs, check_standard_output, expanded, output_file
 from resmlp_mt.machine import threads_kept
+from resmlp_mt.option_types import POSITIVE, PROCESSES
 from resmlp_mt.standard_input import check_is_not_output
 from resmlp_mt.unpacking import ARCHIVES, PACKED, kind_of, open_input
 
@@ -184,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         packing = "an archive" if kind in ARCHIVES else "packed"
         raise UserError(f"--output {args.output} is {packing}: name a text file, such as text.gz.")
     source = open_input(args.input)
-    check_outputs([args.output], "--output")
+    check_outputs(("--output", args.output))
     replaced = args.output if args.output is not None and args.output.is_file() else None
     if args.input != "-" and replaced is not None and replaced.samefile(expanded(args.input)):
         raise UserError(f"--output {args.output} is the --input: choose another name.")

@@ -74,7 +74,7 @@ def test_permissions_are_those_of_the_old_file_or_the_usual_ones(tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["a" * 255, "\u00e4" * 127])
 def test_names_may_have_all_the_bytes_that_the_system_allows(tmp_path: Path, name: str) -> None:
-    check_outputs([tmp_path / name])
+    check_outputs(("--out", tmp_path / name))
     with replacing(tmp_path / name) as path:
         path.write_text("new")
     assert os.listdir(tmp_path) == [name]
@@ -102,7 +102,7 @@ def test_a_pipe_without_a_name_is_written_to() -> None:
     reading, writing = os.pipe()
     try:
         path = Path(f"/dev/fd/{writing}")
-        check_outputs([path], "--output")
+        check_outputs(("--output", path))
         with output_file(path, "--output") as partial:
             partial.write_text("all")
         assert os.read(reading, 10) == b"all"
@@ -118,18 +118,26 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> N
     with pytest.raises(UserError, match=name), output_file(tmp_path / name, "--out"):
         pass
     with pytest.raises(UserError, match=f"--out .*{name}"):
-        check_outputs([None, tmp_path / name], "--out")
+        check_outputs(("--json", None), ("--out", tmp_path / name))
 
 
 def test_checking_leaves_everything_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
-    check_outputs([tmp_path / "a", tmp_path / "b", Path("/dev/null"), Path("/dev/null")])
-    with pytest.raises(UserError, match=r"^--json - is no file, and not standard output: name a"):
-        check_outputs([Path("-")], "--json")
+    paths = [tmp_path / "a", tmp_path / "b", Path("/dev/null"), Path("/dev/null")]
+    check_outputs(*(("--out", path) for path in paths))
+    with pytest.raises(
+        UserError, match=r"^--json - is not standard output: name a file .*full path"
+    ):
+        check_outputs(("--out", None), ("--json", Path("./-")))
     assert os.listdir(tmp_path) == ["a"]
     for name in "ab":  # one result would be lost
-        with pytest.raises(UserError, match=rf"{name} is given for two results: give each a"):
-            check_outputs([tmp_path / name, tmp_path / ".." / tmp_path.name / name])
+        with pytest.raises(
+            UserError, match=rf"^--json .*{name} is given for two results: give each a"
+        ):
+            check_outputs(
+                ("--csv", tmp_path / name),
+                ("--json", tmp_path / ".." / tmp_path.name / name),
+            )
     assert (tmp_path / "a").read_text() == "old"
 
 

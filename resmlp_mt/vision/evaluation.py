@@ -75,7 +75,11 @@ def evaluate(options: EvaluationOptions) -> None:
         UserError: for a model or data that cannot be used.
     """
     check_standard_output(options.json, "--json")
-    check_outputs([options.json, options.confusion_csv, options.confusion_png])
+    check_outputs(
+        ("--json", options.json),
+        ("--confusion-csv", options.confusion_csv),
+        ("--confusion-png", options.confusion_png),
+    )
     if options.confusion_png is not None:
         import matplotlib  # noqa: F401  without its extra, an error before the work
     device = find_device(options.device)

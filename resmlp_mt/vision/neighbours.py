@@ -68,7 +68,7 @@ def classify(options: NeighbourOptions) -> None:
         UserError: for a model or data that cannot be used.
     """
     check_standard_output(options.json, "--json")
-    check_outputs([options.json])
+    check_outputs(("--json", options.json))
     device = find_device(options.device)
     classifier = load_classifier(options, device, head="reset")
     data = classifier.data

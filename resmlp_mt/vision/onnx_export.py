@@ -35,7 +35,7 @@ def export(options: ExportOptions) -> None:
     """
     if options.output.suffix.lower() in OTHERS:
         raise UserError(f"--output {options.output}: the file is an ONNX graph, so name it .onnx.")
-    check_outputs([options.output])
+    check_outputs(("--output", options.output))
     classifier = load_classifier(options, torch.device("cpu"))
     program = graph(classifier)
     files = str(options.output)
@@ -58,7 +58,7 @@ def _save_in_two(program: Any, path: Path) -> Path:
             "beside the graph: give the name of a file."
         )
     data = path.with_name(f"{path.name}.data")  # as PyTorch names it
-    check_outputs([data], "--output")
+    check_outputs(("--output", data))
     with (
         writing(path, "--output"),
         tempfile.TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent) as folder,

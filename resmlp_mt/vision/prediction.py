@@ -121,7 +121,7 @@ def predict(options: PredictionOptions) -> None:
         if kind not in FORMATS:
             raise UserError(f"--output {options.output}: give --format csv, json or jsonl.")
     check_standard_output(options.output, "--output")
-    check_outputs([options.output])
+    check_outputs(("--output", options.output))
     device = find_device(options.device)
     classifier = load_classifier(options, device, options.dtype)
     files = find_images(options.inputs)
