@@ -26,12 +26,13 @@ from benchmarks.speed.machine import describe
 from benchmarks.speed.timing import Run, interleaved, ratio
 from benchmarks.speed.training_rows import CHUNKED, Training, batches
 from benchmarks.speed.translation_models import BASE, Sizes
-from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, command
+from resmlp_mt.command_line import Parser, command
 from resmlp_mt.fairseq_plugin import criterion
 from resmlp_mt.files import write_text
 from resmlp_mt.machine import set_threads
 from resmlp_mt.mixing_products import mix
 from resmlp_mt.model import residual
+from resmlp_mt.option_types import POSITIVE, PROCESSES
 from resmlp_mt.padding import Layout
 
 HERE = Path(__file__).resolve().parent

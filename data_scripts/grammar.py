@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 from data_scripts.english_german import complex_sentences, main_clauses
 from data_scripts.english_german.composer import Composer
-from resmlp_mt.command_line import POSITIVE, Parser, command, flags, number
+from resmlp_mt.command_line import Parser, command, flags
 from resmlp_mt.files import write_text
+from resmlp_mt.option_types import POSITIVE, number
 
 MIN_WORDS, MAX_WORDS = 4, 16
 

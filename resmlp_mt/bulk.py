@@ -20,11 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, command, option
+from resmlp_mt.command_line import Parser, command, option
 from resmlp_mt.engine.options import BatchOptions, SearchOptions
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import is_hidden
 from resmlp_mt.machine import threads_kept
+from resmlp_mt.option_types import POSITIVE, PROCESSES
 
 if TYPE_CHECKING:  # so that --help answers at once
     from resmlp_mt.sharding.parts import CorpusFile

@@ -26,14 +26,6 @@ import resmlp_mt
 from resmlp_mt.errors import UserError, check_current_folder, is_of_memory, reason
 from resmlp_mt.extras import installation, missing
 from resmlp_mt.files import expanded
-from resmlp_mt.option_types import FINITE as FINITE
-from resmlp_mt.option_types import NOT_NEGATIVE as NOT_NEGATIVE
-from resmlp_mt.option_types import POSITIVE as POSITIVE
-from resmlp_mt.option_types import PROBABILITY as PROBABILITY
-from resmlp_mt.option_types import PROCESSES as PROCESSES
-from resmlp_mt.option_types import SHARE as SHARE
-from resmlp_mt.option_types import SOME as SOME
-from resmlp_mt.option_types import number as number
 from resmlp_mt.other_programs import answers
 from resmlp_mt.signals import discard, forget_lost_terminal, handle, reader_is_gone, restore
 
@@ -126,12 +118,13 @@ class Parser(argparse.ArgumentParser):
     def _get_option_tuples(self, option_string: str) -> list[Any]:
         """The options that a text may abbreviate.
 
-        Refused options count only if no others match, and the text has four letters: --k is not
-        --keep-init.
+        Refused options count only if no others match, and a long one has four letters: --k is not
+        --keep-init, but -sen is -s.
         """
         found = super()._get_option_tuples(option_string)
         own = [each for each in found if not isinstance(each[0], _Refused)]
-        return own or (found if len(option_string.partition("=")[0]) > 5 else [])
+        too_short = option_string.startswith("--") and len(option_string.partition("=")[0]) < 6
+        return own or ([] if too_short else found)
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None

@@ -1,7 +1,6 @@
 """Types of options that are numbers."""
 
 import argparse
-import array
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,21 +19,19 @@ def number(
     """The type of an option that is a number within these bounds.
 
     A whole number has at most 64 bits. Another number has to be finite in the 32 bits of a model's
-    numbers too: 1e39 is infinite there.
+    numbers: 1e39 is infinite there.
     """
-    if kind is int:
-        least, most = max(least, -(2**63)), min(most, 2**63 - 1)
+    smallest, largest = (-(2**63), 2**63 - 1) if kind is int else (-3.4e38, 3.4e38)
+    least, most = max(least, smallest), min(most, largest)
 
     def convert(text: str) -> float:
         value = kind(text)
-        is_whole = isinstance(value, int)  # which may be too large for a float
         for holds, bound in (
-            (is_whole or math.isfinite(value), "a finite number"),
-            (value >= least, f"at least {least}"),
+            (kind is int or math.isfinite(value), "a finite number"),
             (value > above, f"above {above}"),
-            (value <= most, f"at most {most}"),
+            (value >= least, f"at least {least}"),
             (value < below, f"below {below}"),
-            (is_whole or math.isfinite(array.array("f", [value])[0]), "a finite number"),
+            (value <= most, f"at most {most}"),
         ):
             if not holds:
                 raise argparse.ArgumentTypeError(f"must be {bound}, but is {text}")

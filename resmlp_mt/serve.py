@@ -12,15 +12,15 @@ import re
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from resmlp_mt.command_line import PROCESSES, Parser, command, number, option
+from resmlp_mt.command_line import Parser, command, option
 from resmlp_mt.errors import reason, refused
 from resmlp_mt.machine import usable_cores
+from resmlp_mt.option_types import PROCESSES, number
 from resmlp_mt.serving.limits import Limits
 from resmlp_mt.signals import handle
 
@@ -82,7 +82,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from resmlp_mt.serving.connections import Server, protocol
     from resmlp_mt.serving.workers import Worker
 
-    tempfile.gettempdir()  # detecting a language needs one: not only when it is first asked for
     models = [located(model) for model in args.models] or [located()]
     listener = bind(args.host, args.port)
     workers = [Worker(models, args) for _ in range(args.workers)]

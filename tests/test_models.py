@@ -210,7 +210,7 @@ def test_pretrained_embeddings_are_loaded(tmp_path: Path) -> None:
         ({"max_target_positions": 0}, "--max-target-positions must be at least 1, but is 0."),
         ({"encoder_layers": -1}, "--encoder-layers must be at least 1, but is -1."),
         ({"layer_scale_init": math.nan}, "--layer-scale-init must be a finite number, but is nan."),
-        ({"layer_scale_init": 1e39}, "--layer-scale-init must be a finite number, but is 1e+39."),
+        ({"layer_scale_init": 1e39}, "--layer-scale-init must be at most 3.4e+38, but is 1e+39."),
         ({"dropout": 1.5}, "--dropout must be at least 0 and below 1, but is 1.5."),
         (
             {"decoder_attention_heads": 3},

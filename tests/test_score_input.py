@@ -217,7 +217,7 @@ def test_scores_are_shown_even_if_the_report_cannot_be_written(
         (["-i", "x", "--ref", "y", "-w", "-1"], "--width/-w: must be at least 0, but is -1"),
         (["-i", "x", "--ref", "y", "-ci", "-cin", str(10**18)], "-cin: must be at most 1000000"),
         (["-i", "x", "--ref", "y", "-cc", "999"], "--chrf-char-order/-cc: must be at most 100"),
-        (["-i", "x", "--ref", "y", "-sv", "1e39"], "--smooth-value/-sv: must be a finite number"),
+        (["-i", "x", "--ref", "y", "-sv", "1e39"], "--smooth-value/-sv: must be at most 3.4e+38"),
         (["-i", "x", "--ref", "y", "--paired-bs"], "add --baseline FILE"),
         (["-i", "x", "--ref", "y", "-pbsn", "50"], "add --baseline FILE"),
         (["-i", "x", "--ref", "y", "-ci", "-cin", "1"], "--confidence-n/-cin: must be at least 2"),

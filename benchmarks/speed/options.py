@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.speed.lengths import SOURCE
-from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, flags
+from resmlp_mt.command_line import Parser, flags
 from resmlp_mt.machine import usable_cores
+from resmlp_mt.option_types import POSITIVE, PROCESSES
 
 GROUPS = ("training", "generation", "translate", "presets", "images", "length")
 

@@ -5,8 +5,8 @@ import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from resmlp_mt.command_line import POSITIVE, PROCESSES, number
 from resmlp_mt.errors import UserError, refused
+from resmlp_mt.option_types import POSITIVE, PROCESSES, number
 
 Item = TypeVar("Item")
 NUMBERS: dict[type, Any] = {int: numbers.Integral, float: numbers.Real}

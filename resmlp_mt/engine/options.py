@@ -8,19 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Self, cast
 
-from resmlp_mt.command_line import (
-    FINITE,
-    NOT_NEGATIVE,
-    POSITIVE,
-    SOME,
-    flag,
-    number,
-    option,
-    switch,
-)
+from resmlp_mt.command_line import flag, option, switch
 from resmlp_mt.engine.inputs import check_number, check_type
 from resmlp_mt.engine.vocabulary import EOS, PAD, UNK
 from resmlp_mt.errors import UserError
+from resmlp_mt.option_types import FINITE, NOT_NEGATIVE, POSITIVE, SOME, number
 
 SHORTEST = 2
 """Tokens of the shortest sentence that is translated, with end-of-sentence."""

@@ -13,11 +13,12 @@ from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
-from resmlp_mt.command_line import FINITE, flag
+from resmlp_mt.command_line import flag
 from resmlp_mt.engine.inputs import check_number
 from resmlp_mt.errors import UserError
 from resmlp_mt.mixing import VARIANTS, MixingConfig
 from resmlp_mt.model.config import ModelConfig
+from resmlp_mt.option_types import FINITE
 
 # Sides are not booleans: if a preset turned a boolean on, fairseq's flag for it would turn it off.
 if TYPE_CHECKING:

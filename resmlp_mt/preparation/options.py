@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resmlp_mt.command_line import POSITIVE, PROCESSES, SHARE, Parser, flag, number, option, switch
+from resmlp_mt.command_line import Parser, flag, option, switch
 from resmlp_mt.machine import usable_cores
+from resmlp_mt.option_types import POSITIVE, PROCESSES, SHARE, number
 from resmlp_mt.preparation import corpus
 
 

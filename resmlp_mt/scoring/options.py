@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from resmlp_mt.command_line import POSITIVE, Parser, flag, number, option, switch
+from resmlp_mt.command_line import Parser, flag, option, switch
+from resmlp_mt.option_types import POSITIVE, number
 from resmlp_mt.scoring.cleaning import SYMBOLS, Cleaning
 from resmlp_mt.scoring.measures import KINDS, TOKENIZED
 

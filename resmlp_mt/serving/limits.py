@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from resmlp_mt.command_line import NOT_NEGATIVE, POSITIVE, PROCESSES, number, option, switch
+from resmlp_mt.command_line import option, switch
 from resmlp_mt.engine.options import DTYPES, LENPEN
+from resmlp_mt.option_types import NOT_NEGATIVE, POSITIVE, PROCESSES, number
 
 DAY = 24 * 60 * 60  # seconds
 

@@ -8,9 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from resmlp_mt.command_line import POSITIVE, command, number, option
+from resmlp_mt.command_line import command, option
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import path_text
+from resmlp_mt.option_types import POSITIVE, number
 from resmlp_mt.vision.memory import memory_told
 from resmlp_mt.vision.options import (
     WORKERS,

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from resmlp_mt import command_line
-from resmlp_mt.command_line import FINITE, POSITIVE, SHARE, SOME, number, option
+from resmlp_mt.command_line import option
 from resmlp_mt.files import expanded
 from resmlp_mt.machine import MOST_THREADS
+from resmlp_mt.option_types import FINITE, POSITIVE, SHARE, SOME, number
 from resmlp_mt.other_programs import answers
 
 OnError = Literal["raise", "skip"]

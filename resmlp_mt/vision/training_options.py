@@ -8,17 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from resmlp_mt.command_line import (
-    FINITE,
-    NOT_NEGATIVE,
-    POSITIVE,
-    PROBABILITY,
-    SHARE,
-    SOME,
-    number,
-    option,
-)
+from resmlp_mt.command_line import option
 from resmlp_mt.files import path_text
+from resmlp_mt.option_types import FINITE, NOT_NEGATIVE, POSITIVE, PROBABILITY, SHARE, SOME, number
 from resmlp_mt.vision.options import (
     INTERPOLATIONS,
     WORKERS,

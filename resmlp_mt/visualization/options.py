@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from resmlp_mt.command_line import POSITIVE, number, option
+from resmlp_mt.command_line import option
+from resmlp_mt.option_types import POSITIVE, number
 
 
 @dataclass(frozen=True, kw_only=True)
