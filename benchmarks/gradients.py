@@ -5,8 +5,9 @@
 An update of the paper's model with the chunked criterion, dropout 0.1, in batches with pads: 3 + 3
 layers of dim 128 with 4,000 subwords, 6 + 6 of dim 512 with 32,000, and 6 + 6 of dim 16, which has
 hardly anything to multiply: its time is that of Python and of starting operations, for which a GPU
-waits in small batches. All variants compute the same loss and gradients. Plus and fairseq's
-Transformer are beside them. Writes gradients.json and gradients.md beside this file.
+waits in small batches. All variants compute the same loss and gradients; plus and fairseq's
+Transformer, which compute their own, are beside them. Writes gradients.json and gradients.md beside
+this file.
 """
 
 import json
@@ -175,9 +176,7 @@ def page(report: dict[str, Any]) -> str:
     """gradients.md"""
     sizes = report["sizes"]
     lines = [
-        "| plain autograd for | "
-        + " | ".join(f"{size}, ms | times as long | MB kept" for size in sizes)
-        + " |",
+        "| model | " + " | ".join(f"{size}, ms | times as long | MB kept" for size in sizes) + " |",
         "|-|" + "-|-|-|" * len(sizes),
     ]
     for name in next(iter(sizes.values())):
@@ -186,13 +185,15 @@ def page(report: dict[str, Any]) -> str:
             f" | {row['megabytes']:.1f}"
             for row in (rows[name] for rows in sizes.values())
         ]
-        shown = {BY_HAND: "nothing", NONE: "all"}.get(name, f"`{name}`" if name in PLAIN else name)
+        shown = name if name in OTHERS else f"ResMLP (paper), {name}"
+        if name in PLAIN:
+            shown = f"ResMLP (paper), plain autograd for `{name}`"
         lines.append(f"| {shown} | " + " | ".join(cells) + " |")
     return (
         "# What gradients by hand save\n\n"
         f"{report['processor']}, {report['threads']} threads, torch {report['versions']['torch']}; "
-        f"{report['date']}. Written\nby `benchmarks/gradients.py`: an update of the paper's model "
-        f"with the chunked criterion; medians\nof {report['rounds']} interleaved rounds, quartiles "
+        f"{report['date']}. Written\nby `benchmarks/gradients.py`: an update with the chunked "
+        f"criterion; medians\nof {report['rounds']} interleaved rounds, quartiles "
         "in brackets. MB: what the forward pass keeps for its gradients.\n\n"
         + "\n".join(lines)
         + "\n"

@@ -337,7 +337,7 @@ def test_the_table_of_gradients_by_hand() -> None:
     assert rows[gradients.BY_HAND]["megabytes"] < rows[gradients.NONE]["megabytes"]
     report = {"date": "", "rounds": 1, "sizes": {"quick": rows}, **describe(1)}
     for name in gradients.PLAIN:
-        assert f"| `{name}` | " in gradients.page(report)
+        assert f"plain autograd for `{name}` | " in gradients.page(report)
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,9 @@
 
 In training, only what the backward pass cannot recompute is kept. For each token that is x,
 B Aff(x) in the feed-forward layer, what the kernel of the attention needs, and one byte per channel
-for dropout; not the outputs of affine maps (in small batches only those before linear layers), of
-the activation and of the attention's last linear layer, nor padded inputs of A
-(:mod:`resmlp_mt.model.gradients`).
+for dropout; not the outputs of affine maps, of the activation and of the attention's last linear
+layer, nor padded inputs of A (:mod:`resmlp_mt.model.gradients`). In batches with fewer tokens than
+the linear layer after an affine map has rows, the output of this map is kept too.
 
 With autograd alone, a layer keeps nearly twice the bytes for its gradients (a test compares them).
 

@@ -96,7 +96,7 @@ class MemoryDataset(ImageDataset):
 
 def distinct(names: Iterable[str]) -> list[str]:
     """Names of classes in order, without those that are there with other forms of accents."""
-    return list({normalize("NFC", name): name for name in sorted(names)}.values())
+    return sorted({normalize("NFC", name): name for name in sorted(names)}.values())
 
 
 def labelled(

@@ -50,11 +50,7 @@ LABEL_NAMES = (
 #: fields of a sample: its image, and those that may have its class, the preferred first
 IMAGE = "image"
 OWN = ("cls", "cls.txt", "cls.json")
-LABELS = (
-    *(*OWN, "json"),
-    *(name + end for name in LABEL_NAMES[1:] for end in ("", ".txt", ".json")),
-    "txt",  # mostly a caption
-)
+LABELS = (*OWN, "json", *(name + end for name in LABEL_NAMES[1:] for end in ("", ".txt", ".json")))
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 #: where a file lies: shard, offset, size and name
